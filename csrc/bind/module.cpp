@@ -1,0 +1,20 @@
+// Table of contents of engine.kernels._native: one register function a family, each in its own file.
+#include <pybind11/pybind11.h>
+
+#include "kernel.h"
+
+namespace py = pybind11;
+
+void bind_check(py::module_&);
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+    m.doc() = "Native kernels; see engine.kernels for their definitions.";
+    m.def("isa", [] { return engine::isa_name(engine::isa()); }, "Instruction set in use: base, avx2, avx512 or neon.");
+    m.def("isa_runs", [] {
+        py::list levels;
+        for (int i = 0; i < 4; ++i)
+            if (engine::isa_runs(static_cast<engine::Isa>(i))) levels.append(engine::isa_name(static_cast<engine::Isa>(i)));
+        return levels;
+    }, "Instruction sets this CPU and build can run.");
+    bind_check(m);
+}

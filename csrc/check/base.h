@@ -1,0 +1,47 @@
+#pragma once
+#include <cstring>
+
+#include "check/ops.h"
+
+namespace engine::check::base {
+
+struct Crc {
+    std::uint32_t t[8][256];
+    constexpr Crc() : t{} {
+        for (std::uint32_t n = 0; n < 256; ++n) {
+            std::uint32_t c = n;
+            for (int k = 0; k < 8; ++k) c = c & 1 ? (c >> 1) ^ 0x82F63B78u : c >> 1;
+            t[0][n] = c;
+        }
+        for (std::uint32_t n = 0; n < 256; ++n)
+            for (int s = 1; s < 8; ++s) t[s][n] = (t[s - 1][n] >> 8) ^ t[0][t[s - 1][n] & 255];
+    }
+};
+inline constexpr Crc crc{};
+
+inline std::uint32_t crc32c(const std::uint8_t* data, std::size_t size, std::uint32_t seed) {
+    std::uint32_t c = ~seed;
+    for (; size >= 8; size -= 8, data += 8) {
+        std::uint64_t word;
+        std::memcpy(&word, data, 8);
+        word ^= c;
+        c = crc.t[7][word & 255] ^ crc.t[6][word >> 8 & 255] ^ crc.t[5][word >> 16 & 255] ^ crc.t[4][word >> 24 & 255] ^
+            crc.t[3][word >> 32 & 255] ^ crc.t[2][word >> 40 & 255] ^ crc.t[1][word >> 48 & 255] ^ crc.t[0][word >> 56];
+    }
+    for (; size; --size) c = (c >> 8) ^ crc.t[0][(c ^ *data++) & 255];
+    return ~c;
+}
+
+inline std::uint64_t mix(std::uint64_t x) {  // splitmix64 finaliser
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBull;
+    return x ^ x >> 31;
+}
+
+inline std::uint64_t hash64(const std::uint32_t* words, std::size_t count, std::uint64_t offset) {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < count; ++i) sum += mix((offset + i + 1) * 0x9E3779B97F4A7C15ull ^ words[i]);
+    return sum;
+}
+
+}  // namespace engine::check::base

@@ -1,0 +1,42 @@
+"""Native halves only; everything else is in pyproject.toml. Nothing here knows of MPI or of this machine's ISA."""
+import os
+from glob import glob
+
+import numpy
+from Cython.Build import cythonize
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from setuptools import Extension, setup
+
+HEADERS = glob("csrc/**/*.h", recursive=True)
+
+
+def changed(obj: str, src: str) -> bool:
+    """True if `src`, a header of its folder, or a shared header is newer than `obj`."""
+    family = os.path.dirname(src)
+    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith("bind") or os.path.dirname(h) == family)]
+    return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs)
+
+
+ParallelCompile("ENGINE_JOBS", default=0, needs_recompile=changed).install()
+
+sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("ENGINE_SANITIZE") else []
+flags = ["-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", *sanitize]
+
+native = Pybind11Extension(
+    "engine.kernels._native",
+    sorted(glob("csrc/**/*.cpp", recursive=True)),
+    depends=HEADERS,
+    include_dirs=["csrc"],
+    cxx_std=17,
+    extra_compile_args=flags,
+    extra_link_args=sanitize,
+)
+rows = Extension(
+    "engine.kernels.rows",
+    ["src/engine/kernels/rows.pyx"],
+    include_dirs=[numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    extra_compile_args=[*flags, "-Wno-unused-function"],
+    extra_link_args=sanitize,
+)
+setup(ext_modules=[native, *cythonize([rows], language_level=3)], cmdclass={"build_ext": build_ext})

@@ -1,0 +1,1 @@
+"""Kernels: arrays in, `out=` array; no object, no MPI, no allocation; every backend gives the bytes `plain` defines."""

@@ -1,0 +1,208 @@
+"""The dictionary: the nouns every room shares, and the protocols they meet by. No I/O, no MPI, no kernels."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Column = Literal["add", "max", "owner", "none"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows in global order, dense or sparse, with what scoring needs beside them.
+
+    `y` float32 `(n,)`: target; a class is its id 0..C-1; NaN = no label.  `order` int64 `(n,)`: place of each row in
+    the global order.  `previous` float32 `(n,)`: label of the row before it in the global order (NaN before the first).
+    Dense: `x` float32 `(n, d)` C-contiguous.  Sparse (CSR): `indptr` int64 `(n + 1,)` from 0, `keys` uint32 `(nnz,)`,
+    `values` float32 `(nnz,)` or None where every value is 1.  `weight` float32 `(n,)` or None = all 1.
+    """
+
+    y: Array
+    order: Array
+    previous: Array
+    x: Array | None = None
+    indptr: Array | None = None
+    keys: Array | None = None
+    values: Array | None = None
+    weight: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def sparse(self) -> bool:
+        return self.indptr is not None
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Rows [start, stop) as views (`indptr` is rebased to 0, so it alone is copied)."""
+        part = slice(start, stop)
+        weight = None if self.weight is None else self.weight[part]
+        if self.indptr is None:
+            x = None if self.x is None else self.x[part]
+            return Batch(self.y[part], self.order[part], self.previous[part], x=x, weight=weight)
+        assert self.keys is not None
+        low, high = int(self.indptr[start]), int(self.indptr[stop])
+        return Batch(
+            self.y[part], self.order[part], self.previous[part],
+            indptr=self.indptr[start : stop + 1] - low, keys=self.keys[low:high],
+            values=None if self.values is None else self.values[low:high], weight=weight,
+        )
+
+    def take(self, rows: Array) -> Batch:
+        """The given rows, copied, in the given order; `rows` int64 `(m,)`."""
+        weight = None if self.weight is None else self.weight[rows]
+        if self.indptr is None:
+            x = None if self.x is None else np.ascontiguousarray(self.x[rows])
+            return Batch(self.y[rows], self.order[rows], self.previous[rows], x=x, weight=weight)
+        assert self.keys is not None
+        start, count = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(count, out=indptr[1:])
+        at = np.repeat(start - indptr[:-1], count) + np.arange(indptr[-1])
+        return Batch(
+            self.y[rows], self.order[rows], self.previous[rows], indptr=indptr, keys=self.keys[at],
+            values=None if self.values is None else self.values[at], weight=weight,
+        )
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """One batch of the rows of all, in the order given; all dense with equal width, or all sparse; at least one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+
+    def stack(name: str) -> Array:
+        return np.concatenate([getattr(b, name) for b in batches])
+
+    y, order, previous = stack("y"), stack("order"), stack("previous")
+    weight = None
+    if any(b.weight is not None for b in batches):
+        weight = np.concatenate([np.ones(len(b), np.float32) if b.weight is None else b.weight for b in batches])
+    if not first.sparse:
+        return Batch(y, order, previous, x=stack("x"), weight=weight)
+    counts = [np.diff(b.indptr) for b in batches]
+    indptr = np.zeros(len(y) + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=indptr[1:])
+    values = None
+    if any(b.values is not None for b in batches):
+        values = np.concatenate([np.ones(len(b.keys), np.float32) if b.values is None else b.values for b in batches])
+    return Batch(y, order, previous, indptr=indptr, keys=stack("keys"), values=values, weight=weight)
+
+
+@dataclass(slots=True)
+class Block:
+    """A named array of the state: one of the leaves of the flat map path -> Block.
+
+    `data` is C-contiguous, any dtype, first axis = the shard axis; `columns` names the last axis of a two-dimensional
+    learner block and says how each merges between ranks (`none`: scratch, neither merged nor saved).
+    """
+
+    data: Array
+    columns: tuple[tuple[str, Column], ...] = ()
+    version: int = 0
+
+
+State = dict[str, Block]
+
+
+@dataclass(slots=True)
+class Update:
+    """A rank's additive contribution since its base: it commutes, may be lossy, and is applied at the owner.
+
+    `keys` uint32/uint64 `(m,)` ascending and unique, or None = all rows; `values` float32 `(m, w)`, columns as the
+    model's merge rule defines (linear: sum of gradients, sum of squared gradients, count); `weight`: rows behind it.
+    """
+
+    keys: Array | None
+    values: Array
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Position in one piece (virtual partition) of a source: `row` rows of piece `piece` are done.
+
+    `order` is the global order of the piece's first row, where it is known (else -1); `done`: the piece is exhausted.
+    Named by piece, never by rank: any set of cursors restarts on any number of ranks.
+    """
+
+    piece: int
+    row: int
+    order: int = -1
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a source's rows are. `width` = dense columns or the key space; `labels` = class names in id order."""
+
+    width: int
+    sparse: bool
+    task: Literal["binary", "multiclass", "regression"]
+    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Rows that arrive in pieces. A piece is parsed once, by one rank; the pieces in order are the global order.
+
+    `pieces` is the number of pieces, or None while it is unknown (a pipe, a live feed).  `reader(piece, size)` names
+    the rank that reads it.  `read(piece, skip)` yields its rows from row `skip` on, in order, as batches whose
+    `order` counts from 0 within the piece and whose `previous` is NaN on the piece's first row; past the last piece
+    of an open-ended source it yields nothing and `pieces` becomes known.
+    """
+
+    schema: Schema
+    pieces: int | None
+
+    def reader(self, piece: int, size: int) -> int: ...
+    def read(self, piece: int, skip: int = 0) -> Iterator[Batch]: ...
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """What learns. `learn` predicts each row before it learns it; `update`/`merge` are the two ends of an exchange."""
+
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
+    def predict(self, batch: Batch) -> Array: ...
+    def learn(self, batch: Batch) -> Array: ...
+    def update(self) -> Update: ...
+    def merge(self, total: Update, ranks: int) -> None: ...
+
+
+Op = Literal["sum", "max", "min"]
+
+
+@runtime_checkable
+class Link(Protocol):
+    """The one way rooms talk to peers. Every call is collective unless it says otherwise, has a deadline and a name.
+
+    Arrays are any dtype, C-contiguous. `name` is what a stall report shows.
+    """
+
+    rank: int
+    size: int
+
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array: ...
+    def allgather(self, data: Array, *, name: str) -> list[Array]: ...
+    def alltoall(self, parts: Sequence[Array], *, name: str) -> list[Array]: ...
+    def bcast(self, value: Any, *, root: int = 0, name: str) -> Any: ...
+    def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None: ...
+    def barrier(self, *, name: str) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of a run, by name; what `trace` collects and the log writes."""
+
+    values: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, amount: float = 1) -> None:
+        self.values[name] = self.values.get(name, 0) + amount
