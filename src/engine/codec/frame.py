@@ -21,7 +21,7 @@ from ..types import Array
 MAGIC = b"EFRM"
 VERSION = 1
 ALIGN = 64
-CORE = struct.Struct("<4sHBBBBHIQQQQIII")  # ends with the header crc at byte 60
+CORE = struct.Struct("<4sHBBBBHIQQQQIIII")  # ends with the header crc at byte 60
 ENTRY = struct.Struct("<QIIIIQ")  # offset, length, count, mode, crc, hash
 DELTA = struct.Struct("<QQQQ")
 SHAPE_LIMIT = 32
@@ -157,7 +157,7 @@ def encode_frame(
     head = padded(CORE.size + len(rest))
     rest += bytes(head - CORE.size - len(rest))
     core = _pack(CORE, MAGIC, VERSION, kind, codec, _DTYPE[dtype], len(shape), flags, len(views), name, base, new, offset, len(ext),
-                 _native.crc32c(rest), 0)[:60]
+                 0, _native.crc32c(rest), 0)[:60]
     return [memoryview(core + _native.crc32c(core).to_bytes(4, "little") + rest), *body]
 
 
@@ -182,7 +182,7 @@ def decode_frame(buffer: Any, *, exact: bool = True) -> Frame:
         raise _wrong(f"cut: expected {size} bytes, found {len(data)}")
     if exact and len(data) > size:
         raise _wrong(f"trailing bytes: expected {size} bytes, found {len(data)}")
-    kind, codec, dtype, ndim, flags, count, name, base, new, payload, ext_size, table_crc = fields
+    kind, codec, dtype, ndim, flags, count, name, base, new, payload, ext_size, _, table_crc = fields
     if _native.crc32c(data[CORE.size : head]) != table_crc:
         raise _wrong("table checksum is wrong")
     at = CORE.size + ext_size
