@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.codec.frame import CODECS, CORE, DTYPES, KINDS, Delta, decode_frame, encode_array, encode_frame, frame_bytes, frame_size, name_hash
+from engine.codec.frame import (
+    CODECS,
+    CORE,
+    DTYPES,
+    KINDS,
+    Delta,
+    decode_frame,
+    encode_array,
+    encode_frame,
+    frame_bytes,
+    frame_size,
+    name_hash,
+)
 from engine.errors import FrameError
 from engine.kernels import _native
 
@@ -17,9 +29,23 @@ def samples():
     """Frames whose bytes are frozen in tests/golden: a change here is a new format version."""
     delta = Delta(0x1122334455667788, 0x99AABBCCDDEEFF00, 7, 1200).encode()
     return {
-        "block": encode_array(KINDS["block"], np.arange(6, dtype=np.float32).reshape(2, 3), name=name_hash("model/linear"), new=3),
-        "delta": encode_frame(KINDS["delta"], CODECS["delta"], [b"abc", b"", bytes(range(70))], dtype="float32", shape=(100,), base=4,
-                              new=5, ext=delta, flags=1, modes=[1, 0, 2], counts=[3, 0, 9], hashes=[11, 0, 2**64 - 1]),
+        "block": encode_array(
+            KINDS["block"], np.arange(6, dtype=np.float32).reshape(2, 3), name=name_hash("model/linear"), new=3
+        ),
+        "delta": encode_frame(
+            KINDS["delta"],
+            CODECS["delta"],
+            [b"abc", b"", bytes(range(70))],
+            dtype="float32",
+            shape=(100,),
+            base=4,
+            new=5,
+            ext=delta,
+            flags=1,
+            modes=[1, 0, 2],
+            counts=[3, 0, 9],
+            hashes=[11, 0, 2**64 - 1],
+        ),
         "empty": encode_frame(KINDS["raw"], CODECS["raw"], []),
     }
 
@@ -32,10 +58,18 @@ def test_golden(name):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.binary(max_size=200), max_size=6), st.binary(max_size=90), st.lists(st.integers(0, 2**64 - 1), max_size=4),
-       st.sampled_from(DTYPES), st.integers(0, 255), st.integers(0, 2**64 - 1))
+@given(
+    st.lists(st.binary(max_size=200), max_size=6),
+    st.binary(max_size=90),
+    st.lists(st.integers(0, 2**64 - 1), max_size=4),
+    st.sampled_from(DTYPES),
+    st.integers(0, 255),
+    st.integers(0, 2**64 - 1),
+)
 def test_decode_undoes_encode(chunks, ext, shape, dtype, kind, word):
-    data = frame_bytes(encode_frame(kind, 9, chunks, dtype=dtype, shape=shape, ext=ext, name=word, base=word, new=word ^ 1, flags=3))
+    data = frame_bytes(
+        encode_frame(kind, 9, chunks, dtype=dtype, shape=shape, ext=ext, name=word, base=word, new=word ^ 1, flags=3)
+    )
     frame = decode_frame(data)
     assert [bytes(frame.chunk(i)) for i in range(len(chunks))] == chunks
     assert (frame.kind, frame.codec, frame.dtype, frame.shape, bytes(frame.ext)) == (kind, 9, dtype, tuple(shape), ext)
@@ -82,7 +116,9 @@ def test_a_forged_head_never_reads_outside(at, value):
         frame = decode_frame(forge(good, at, value)).verify()
     except FrameError:
         return
-    assert frame.size == len(good) and sum(len(frame.chunk(i)) for i in range(len(frame.chunks))) <= frame.payload.nbytes
+    assert (
+        frame.size == len(good) and sum(len(frame.chunk(i)) for i in range(len(frame.chunks))) <= frame.payload.nbytes
+    )
 
 
 def test_another_version_is_named():
@@ -121,7 +157,7 @@ def test_arrays_keep_every_dtype():
 
 def test_crc_is_the_same_on_every_path():
     data = np.random.default_rng(0).integers(0, 256, 20000, dtype=np.uint8)
-    for size in [*range(0, 40), 767, 768, 769, 6143, 6144, 6145, 7000, 20000]:
+    for size in [*range(40), 767, 768, 769, 6143, 6144, 6145, 7000, 20000]:
         assert len({_native.crc32c(data[:size], 5, isa=isa) for isa in _native.isa_runs()}) == 1
     assert _native.crc32c(b"123456789") == 0xE3069283
     assert _native.crc32c(data[9:], _native.crc32c(data[:9])) == _native.crc32c(data)

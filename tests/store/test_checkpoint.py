@@ -36,7 +36,11 @@ def same(got, want):
         data = block.data.copy()
         if block.columns:
             data[:, 1] = 0
-        assert got[path].data.dtype == data.dtype and got[path].columns == block.columns and got[path].version == block.version
+        assert (
+            got[path].data.dtype == data.dtype
+            and got[path].columns == block.columns
+            and got[path].version == block.version
+        )
         np.testing.assert_array_equal(got[path].data, data)
 
 
@@ -56,14 +60,27 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, writers, monk
     same(load(found)[0], want)
     for readers in range(1, 6):
         shares = [load(found, rows={p: split(n, r, readers) for p, n in found.rows.items()})[0] for r in range(readers)]
-        same({p: Block(np.concatenate([s[p].data for s in shares]), want[p].columns, want[p].version) for p in want}, want)
+        same(
+            {p: Block(np.concatenate([s[p].data for s in shares]), want[p].columns, want[p].version) for p in want},
+            want,
+        )
 
 
 def test_a_block_of_one_rank_and_packed_frames(tmp_path):
     import zlib
 
-    parts = [save_part(tmp_path, 5, r, 2, {f"meter/{r}": Block(np.arange(9.0))}, {f"meter/{r}": (0, 9, 9)}, pack=lambda a: zlib.compress(a))
-             for r in range(2)]
+    parts = [
+        save_part(
+            tmp_path,
+            5,
+            r,
+            2,
+            {f"meter/{r}": Block(np.arange(9.0))},
+            {f"meter/{r}": (0, 9, 9)},
+            pack=lambda a: zlib.compress(a),
+        )
+        for r in range(2)
+    ]
     commit(tmp_path, 5, parts, META)
     state, meta = load(latest(tmp_path), unpack=lambda data, size: zlib.decompress(data))
     assert sorted(state) == ["meter/0", "meter/1"] and meta == META
@@ -171,6 +188,7 @@ def run_child(root, deadly, lethal):
             if left == 0:
                 lethal()
             return real(*args, **kwargs)
+
         return call
 
     try:
@@ -217,7 +235,9 @@ def test_death_or_full_disk_at_any_file_operation_leaves_a_checkpoint(tmp_path, 
 def test_full_disk_names_path_bytes_and_fix(tmp_path, monkeypatch):
     target = tmp_path / "f.bin"
     atomic.write_file(target, [b"old"])
-    with pytest.raises(StoreError, match=r"disk full: \d+ bytes needed, \d+ bytes free; nothing was overwritten") as caught:
+    with pytest.raises(
+        StoreError, match=r"disk full: \d+ bytes needed, \d+ bytes free; nothing was overwritten"
+    ) as caught:
         atomic.write_file(target, [b"new"], need=1 << 62)
     assert str(target) in str(caught.value) and "fix:" in str(caught.value)
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
@@ -245,6 +265,10 @@ def test_read_only_and_not_a_directory(tmp_path, monkeypatch):
 def test_inspect(tmp_path):
     save(tmp_path, 1)
     got = inspect(tmp_path)
-    assert got["step"] == 1 and got["blocks"]["model/linear"]["shape"] == [7, 3] and got == inspect(step_dir(tmp_path, 1)) | {"steps": [1]}
+    assert (
+        got["step"] == 1
+        and got["blocks"]["model/linear"]["shape"] == [7, 3]
+        and got == inspect(step_dir(tmp_path, 1)) | {"steps": [1]}
+    )
     with pytest.raises(StoreError, match="neither"):
         inspect(tmp_path / "nothing")

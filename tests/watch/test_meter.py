@@ -34,8 +34,10 @@ def test_binary_kernel_gives_the_plain_bits(isa):
     scores, batch = rows(20000)
     scores[:9] = [np.nan, np.inf, -np.inf, 0, -0.0, 16, -16, 1e30, -1e-30]
     batch.y[50:60] = np.nan
+
     def fresh():
         return np.zeros((40, 7), np.int64), np.zeros((2, 2), np.int64), np.zeros((2, 65536), np.int64)
+
     got, want = fresh(), fresh()
     args = (scores, batch.y, batch.previous, batch.order)
     assert _native.score_binary(*args, 0, got[0], 500, got[1], got[2], isa=isa) == 20000
@@ -91,7 +93,13 @@ def test_majority_is_the_most_frequent_label_of_earlier_buckets():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(["binary", "multiclass", "regression"]), st.integers(1, 5), st.integers(1, 900), st.integers(1, 60), st.randoms())
+@given(
+    st.sampled_from(["binary", "multiclass", "regression"]),
+    st.integers(1, 5),
+    st.integers(1, 900),
+    st.integers(1, 60),
+    st.randoms(),
+)
 def test_scores_do_not_depend_on_which_rank_saw_a_row(task, ranks, n, gap, random):
     classes = {"binary": 2, "multiclass": 3, "regression": 0}[task]
     scores, batch = rows(n, task, classes or 2, seed=n, gap=gap)

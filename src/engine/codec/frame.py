@@ -5,6 +5,7 @@
 The core is under `header crc`, the rest of the head under `table crc`, every chunk with its padding under its own crc
 in the table, so that no bit of a frame is outside a checksum and each is laid out in exactly one way.
 """
+
 from __future__ import annotations
 
 import struct
@@ -31,13 +32,29 @@ Bytes = bytes | bytearray | memoryview
 # Kinds and codecs are numbers for ever; a room that adds one takes the next number here and in docs/format.md.
 KINDS = {"raw": 0, "block": 1, "update": 2, "delta": 3, "journal": 4}
 CODECS = {"raw": 0, "pack": 1, "sparse": 2, "quant": 3, "delta": 4, "lowrank": 5, "chain": 6}
-DTYPES = ("bytes", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
-          "bool", "bfloat16")
+DTYPES = (
+    "bytes",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bool",
+    "bfloat16",
+)
 _DTYPE = {name: code for code, name in enumerate(DTYPES)}
 
 
 class Delta(NamedTuple):
-    """Extension of a frame that needs its base: hashes of base and result, seed and step of counter-based randomness."""
+    """Extension of a frame that needs its base: hashes of base and result, seed and step of counter-based
+    randomness.
+    """
 
     base_hash: int
     result_hash: int
@@ -59,7 +76,7 @@ class Chunk(NamedTuple):
 
     offset: int
     length: int
-    count: int
+    items: int
     mode: int
     crc: int
     hash: int
@@ -87,8 +104,11 @@ class Frame:
         entry = self.chunks[at]
         found = _native.crc32c(self.payload[entry.offset : entry.offset + padded(entry.length)])
         if found != entry.crc:
-            raise FrameError(f"chunk {at} checksum: expected {entry.crc:08x}, found {found:08x}",
-                             where=f"payload byte {entry.offset}", fix="ask the sender for a keyframe, or read an older copy")
+            raise FrameError(
+                f"chunk {at} checksum: expected {entry.crc:08x}, found {found:08x}",
+                where=f"payload byte {entry.offset}",
+                fix="ask the sender for a keyframe, or read an older copy",
+            )
         return self.payload[entry.offset : entry.offset + entry.length]
 
     def verify(self) -> Frame:
@@ -130,16 +150,32 @@ def name_hash(path: str) -> int:
 
 
 def encode_frame(
-    kind: int, codec: int, chunks: Sequence[Any], *, dtype: str = "bytes", shape: Sequence[int] = (), name: int = 0, base: int = 0,
-    new: int = 0, flags: int = 0, ext: bytes = b"", modes: Sequence[int] = (), counts: Sequence[int] = (), hashes: Sequence[int] = (),
+    kind: int,
+    codec: int,
+    chunks: Sequence[Any],
+    *,
+    dtype: str = "bytes",
+    shape: Sequence[int] = (),
+    name: int = 0,
+    base: int = 0,
+    new: int = 0,
+    flags: int = 0,
+    ext: bytes = b"",
+    modes: Sequence[int] = (),
+    counts: Sequence[int] = (),
+    hashes: Sequence[int] = (),
 ) -> list[memoryview]:
-    """Buffers of a frame, in order, to write or send one after another: the head, then the chunks as they are and zeros.
+    """Buffers of a frame, in order, to write or send one after another: the head, then the chunks as they are and
+    zeros.
 
-    `chunks`: C-contiguous buffers below 4 GiB each, not copied.  `modes`, `counts` uint32, `hashes` uint64: one a chunk, or
-    none given = 0.  ValueError where a field does not fit or the lists differ in length.
+    `chunks`: C-contiguous buffers below 4 GiB each, not copied.  `modes`, `counts` uint32, `hashes` uint64: one a
+    chunk, or none given = 0.  ValueError where a field does not fit or the lists differ in length.
     """
     if dtype not in _DTYPE or len(shape) > SHAPE_LIMIT:
-        raise ValueError(f"frame: dtype {dtype} with {len(shape)} axes; expected one of {', '.join(DTYPES)}, at most {SHAPE_LIMIT} axes")
+        raise ValueError(
+            f"frame: dtype {dtype} with {len(shape)} axes; "
+            f"expected one of {', '.join(DTYPES)}, at most {SHAPE_LIMIT} axes"
+        )
     views = [flat(chunk) for chunk in chunks]
     for given in (modes, counts, hashes):
         if given and len(given) != len(views):
@@ -156,8 +192,25 @@ def encode_frame(
     rest = b"".join([ext, _pack(struct.Struct(f"<{len(shape)}Q"), *shape), *table])
     head = padded(CORE.size + len(rest))
     rest += bytes(head - CORE.size - len(rest))
-    core = _pack(CORE, MAGIC, VERSION, kind, codec, _DTYPE[dtype], len(shape), flags, len(views), name, base, new, offset, len(ext),
-                 0, _native.crc32c(rest), 0)[:60]
+    core = _pack(
+        CORE,
+        MAGIC,
+        VERSION,
+        kind,
+        codec,
+        _DTYPE[dtype],
+        len(shape),
+        flags,
+        len(views),
+        name,
+        base,
+        new,
+        offset,
+        len(ext),
+        0,
+        _native.crc32c(rest),
+        0,
+    )[:60]
     return [memoryview(core + _native.crc32c(core).to_bytes(4, "little") + rest), *body]
 
 
@@ -173,8 +226,8 @@ def frame_bytes(buffers: Iterable[Bytes]) -> bytes:
 def decode_frame(buffer: Any, *, exact: bool = True) -> Frame:
     """The frame at the start of `buffer`, without a copy; its chunks are verified when they are taken.
 
-    `exact`: bytes after the frame are an error; else `frame.size` says where the next begins.  FrameError says what is wrong:
-    too short, foreign, header checksum, version, cut, trailing bytes, table checksum, layout.
+    `exact`: bytes after the frame are an error; else `frame.size` says where the next begins.  FrameError says what
+    is wrong: too short, foreign, header checksum, version, cut, trailing bytes, table checksum, layout.
     """
     data = flat(buffer)
     fields, head, size = _core(data)
@@ -197,7 +250,9 @@ def decode_frame(buffer: Any, *, exact: bool = True) -> Frame:
     if end != payload or any(data[start + ENTRY.size * count : head]):
         raise _wrong(f"layout: chunks end at {end}, payload has {payload} bytes")
     view = data.toreadonly()
-    return Frame(kind, codec, DTYPES[dtype], shape, flags, name, base, new, view[CORE.size : at], chunks, view[head:size], size)
+    return Frame(
+        kind, codec, DTYPES[dtype], shape, flags, name, base, new, view[CORE.size : at], chunks, view[head:size], size
+    )
 
 
 def frame_size(buffer: Any) -> int:

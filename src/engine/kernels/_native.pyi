@@ -15,14 +15,17 @@ def hash64(words: NDArray[np.uint32], offset: int = 0, *, isa: str = "") -> int:
 
 # score
 def score_binary(
-    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64], start: int,
+    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64],
+    start: int,
     table: NDArray[np.int64], bucket_rows: int, confusion: NDArray[np.int64], hist: NDArray[np.int64], *, isa: str = "",
 ) -> int: ...
 def score_multi(
-    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64], start: int,
+    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64],
+    start: int,
     table: NDArray[np.int64], bucket_rows: int, confusion: NDArray[np.int64], *, isa: str = "",
 ) -> int: ...
 def score_real(
-    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64], start: int,
+    scores: NDArray[np.float32], y: NDArray[np.float32], previous: NDArray[np.float32], order: NDArray[np.int64],
+    start: int,
     table: NDArray[np.int64], bucket_rows: int, sums: NDArray[np.float64], *, isa: str = "",
 ) -> int: ...

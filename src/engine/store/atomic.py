@@ -1,4 +1,5 @@
 """Files that are there whole or not at all: temporary name, sync, rename, sync of the directory."""
+
 from __future__ import annotations
 
 import errno
@@ -19,8 +20,9 @@ _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 def write_file(path: Path, buffers: Iterable[Any], *, need: int = 0) -> tuple[int, int]:
     """Write the buffers to `path`, all or nothing; returns (size in bytes, crc32c).
 
-    `need`: bytes expected, for an early refusal and for the message.  StoreError names path, bytes needed and free, and a
-    fix; whatever was at `path` before stays.  Buffers are taken one at a time, so a generator streams in bounded memory.
+    `need`: bytes expected, for an early refusal and for the message.  StoreError names path, bytes needed and free,
+    and a fix; whatever was at `path` before stays.  Buffers are taken one at a time, so a generator streams in
+    bounded memory.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -96,13 +98,22 @@ def refused(error: OSError, path: Path, need: int) -> StoreError:
     """What a system error means to the user, with the bytes needed and free where space is the matter."""
     if error.errno in _FULL:
         asked = f"{need} bytes needed, " if need else ""
-        return StoreError(f"disk full: {asked}{_free(path.parent)} bytes free; nothing was overwritten", where=str(path),
-                          fix="free some space, or give a directory on another disk")
+        return StoreError(
+            f"disk full: {asked}{_free(path.parent)} bytes free; nothing was overwritten",
+            where=str(path),
+            fix="free some space, or give a directory on another disk",
+        )
     if error.errno in _DENIED:
-        return StoreError(f"cannot write: {error.strerror}; nothing was overwritten", where=str(path),
-                          fix="give a directory this user may write to")
-    return StoreError(f"cannot write: {error.strerror or error}; nothing was overwritten", where=str(path),
-                      fix="check that the path is a directory on a working disk")
+        return StoreError(
+            f"cannot write: {error.strerror}; nothing was overwritten",
+            where=str(path),
+            fix="give a directory this user may write to",
+        )
+    return StoreError(
+        f"cannot write: {error.strerror or error}; nothing was overwritten",
+        where=str(path),
+        fix="check that the path is a directory on a working disk",
+    )
 
 
 def _free(path: Path) -> int:

@@ -5,6 +5,7 @@
 
 Everything is built in DIR/.step-000000001200.tmp and renamed, so a checkpoint is there whole or not at all.
 """
+
 from __future__ import annotations
 
 import json
@@ -33,7 +34,9 @@ Unpack = Callable[[memoryview, int], Any]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows [start, stop) of one block in a part file; `at` = offset of each frame, `step` = rows a frame, then `end`."""
+    """Rows [start, stop) of one block in a part file; `at` = offset of each frame, `step` = rows a frame, then
+    `end`.
+    """
 
     path: str
     start: int
@@ -45,7 +48,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
-    """What a writer tells the committer: file, size and crc, its pieces, and the layout of each of its blocks. Picklable."""
+    """What a writer tells the committer: file, size and crc, its pieces, and the layout of each of its blocks.
+    Picklable.
+    """
 
     file: str
     size: int
@@ -87,14 +92,21 @@ def _scratch(root: Path | str, step: int) -> Path:
 
 
 def save_part(
-    root: Path | str, step: int, rank: int, size: int, state: Mapping[str, Block], ranges: Mapping[str, Range] | None = None, *,
+    root: Path | str,
+    step: int,
+    rank: int,
+    size: int,
+    state: Mapping[str, Block],
+    ranges: Mapping[str, Range] | None = None,
+    *,
     pack: Pack | None = None,
 ) -> PartInfo:
     """Write this rank's rows of every block; all ranks call it, then one calls `commit` with all the results.
 
-    `ranges[path]` = (start, stop, total) in global rows; a block holds either those rows or all `total` rows.  A path that is
-    missing there is a block every rank has whole, and is dealt evenly.  Columns that merge by `none` are not saved.
-    `pack(array) -> bytes` compresses a frame.  StoreError where the disk refuses; ValueError where rows and range disagree.
+    `ranges[path]` = (start, stop, total) in global rows; a block holds either those rows or all `total` rows.  A path
+    that is missing there is a block every rank has whole, and is dealt evenly.  Columns that merge by `none` are not
+    saved. `pack(array) -> bytes` compresses a frame.  StoreError where the disk refuses; ValueError where rows and
+    range disagree.
     """
     folder = _scratch(root, step)
     make_dir(folder)
@@ -115,13 +127,20 @@ def save_part(
 
 def _rows(path: str, block: Block, start: int, stop: int, total: int) -> Array:
     if not 0 <= start <= stop <= total or len(block.data) not in (total, stop - start):
-        raise ValueError(f"checkpoint: block {path} has {len(block.data)} rows, expected {stop - start} or {total} for [{start}, {stop})")
+        raise ValueError(
+            f"checkpoint: block {path} has {len(block.data)} rows, "
+            f"expected {stop - start} or {total} for [{start}, {stop})"
+        )
     return block.data[start:stop] if len(block.data) == total else block.data
 
 
 def _layout(block: Block, total: int) -> dict[str, Any]:
-    return {"dtype": block.data.dtype.name, "shape": [total, *block.data.shape[1:]], "columns": [list(c) for c in block.columns],
-            "version": block.version}
+    return {
+        "dtype": block.data.dtype.name,
+        "shape": [total, *block.data.shape[1:]],
+        "columns": [list(c) for c in block.columns],
+        "version": block.version,
+    }
 
 
 def _kept(columns: Sequence[Sequence[str]]) -> list[int] | None:
@@ -130,7 +149,9 @@ def _kept(columns: Sequence[Sequence[str]]) -> list[int] | None:
     return None if len(keep) == len(columns) else keep
 
 
-def _frames(jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, pieces: list[Piece], pack: Pack | None) -> Iterator[Any]:
+def _frames(
+    jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, pieces: list[Piece], pack: Pack | None
+) -> Iterator[Any]:
     """Buffers of a part file, a frame of about 2 MiB at a time; `pieces` is filled as they are taken."""
     at = 0
     for path, block, start, stop, rows in jobs:
@@ -144,8 +165,17 @@ def _frames(jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, piece
             place = PLACE.pack(start + low, start + low + len(part), step)
             body, codec = (part, "raw") if pack is None else (pack(part), "pack")
             offsets.append(at)
-            for buffer in encode_frame(KINDS["block"], CODECS[codec], [body], dtype=part.dtype.name, shape=part.shape,
-                                       name=name_hash(path), new=block.version, ext=place, counts=[len(part)]):
+            for buffer in encode_frame(
+                KINDS["block"],
+                CODECS[codec],
+                [body],
+                dtype=part.dtype.name,
+                shape=part.shape,
+                name=name_hash(path),
+                new=block.version,
+                ext=place,
+                counts=[len(part)],
+            ):
                 at += buffer.nbytes
                 yield buffer
         pieces.append(Piece(path, start, stop, each, tuple(offsets), at))
@@ -154,9 +184,9 @@ def _frames(jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, piece
 def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping[str, Any], *, keep: int = 2) -> Path:
     """Close the checkpoint: check that the parts hold every row once, write the manifest, rename, remove what is older.
 
-    `meta` is JSON: engine version, rows, cursors, seed, the config that must match under "match".  One rank calls it, after
-    all parts are written.  Returns the directory.  StoreError where rows are missing or the disk refuses; then the older
-    checkpoints are as they were.
+    `meta` is JSON: engine version, rows, cursors, seed, the config that must match under "match".  One rank calls it,
+    after all parts are written.  Returns the directory.  StoreError where rows are missing or the disk refuses; then
+    the older checkpoints are as they were.
     """
     folder, target = _scratch(root, step), step_dir(root, step)
     layout: dict[str, Any] = {}
@@ -165,8 +195,13 @@ def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping
             if layout.setdefault(path, shape) != shape:
                 raise StoreError(f"ranks disagree on block {path}: {layout[path]} and {shape}", where=str(folder))
     _tile(layout, parts, folder)
-    body = {"format": FORMAT, "step": step, "layout": layout, "parts": [asdict(part) | {"layout": None} for part in parts],
-            "meta": dict(meta)}
+    body = {
+        "format": FORMAT,
+        "step": step,
+        "layout": layout,
+        "parts": [asdict(part) | {"layout": None} for part in parts],
+        "meta": dict(meta),
+    }
     write_file(folder / "manifest.json", [_manifest_bytes(body)])
     if target.exists():
         remove_dir(target)
@@ -178,10 +213,15 @@ def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping
 def _tile(layout: Mapping[str, Any], parts: Sequence[PartInfo], folder: Path) -> None:
     for path, shape in layout.items():
         end = 0
-        for start, stop in sorted((p.start, p.stop) for part in parts for p in part.pieces if p.path == path and p.stop > p.start):
+        for start, stop in sorted(
+            (p.start, p.stop) for part in parts for p in part.pieces if p.path == path and p.stop > p.start
+        ):
             if start != end:
-                raise StoreError(f"block {path}: rows expected from {end}, found from {start}", where=str(folder),
-                                 fix="every row must be saved by exactly one rank")
+                raise StoreError(
+                    f"block {path}: rows expected from {end}, found from {start}",
+                    where=str(folder),
+                    fix="every row must be saved by exactly one rank",
+                )
             end = stop
         if end != shape["shape"][0]:
             raise StoreError(f"block {path}: {shape['shape'][0]} rows expected, {end} saved", where=str(folder))
@@ -194,7 +234,9 @@ def _manifest_bytes(body: Mapping[str, Any]) -> bytes:
 
 
 def _prune(root: Path, step: int, keep: int) -> None:
-    """Keep `step`, the `keep - 1` newest intact before it and any intact after it; remove the others and what kills left behind."""
+    """Keep `step`, the `keep - 1` newest intact before it and any intact after it; remove the others and what kills
+    left behind.
+    """
     older = 0
     for number in reversed(steps(root)):
         folder = step_dir(root, number)
@@ -217,9 +259,9 @@ def steps(root: Path | str) -> list[int]:
 def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
     """The newest intact checkpoint, None where there is none at all.
 
-    Each damaged one is named in `problems` and passed over.  `deep` reads every byte; else sizes and the manifest are checked
-    now and each chunk when it is loaded.  StoreError where there are some and none is intact, or where one was written by
-    another format version.
+    Each damaged one is named in `problems` and passed over.  `deep` reads every byte; else sizes and the manifest are
+    checked now and each chunk when it is loaded.  StoreError where there are some and none is intact, or where one
+    was written by another format version.
     """
     problems: list[str] = []
     for step in reversed(steps(root)):
@@ -229,8 +271,11 @@ def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
             return Checkpoint(folder, step, _manifest(folder), problems)
         problems.append(f"{folder}: {found}")
     if problems:
-        raise StoreError("no checkpoint is intact: " + "; ".join(problems), where=str(root),
-                         fix="restore the directory from a copy, or start anew with another directory")
+        raise StoreError(
+            "no checkpoint is intact: " + "; ".join(problems),
+            where=str(root),
+            fix="restore the directory from a copy, or start anew with another directory",
+        )
     return None
 
 
@@ -255,8 +300,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not same:
         raise FrameError("manifest.json: checksum is wrong")
     if body.get("format") != FORMAT:
-        raise StoreError(f"checkpoint format: expected {FORMAT}, found {body.get('format')}", where=str(folder),
-                         fix="read it with the engine version that wrote it: " + str(body.get("meta", {}).get("engine", "not recorded")))
+        raise StoreError(
+            f"checkpoint format: expected {FORMAT}, found {body.get('format')}",
+            where=str(folder),
+            fix="read it with the engine version that wrote it: "
+            + str(body.get("meta", {}).get("engine", "not recorded")),
+        )
     return body
 
 
@@ -291,13 +340,18 @@ def _file_crc(path: Path) -> int:
 
 
 def load(
-    checkpoint: Checkpoint, *, rows: Mapping[str, tuple[int, int]] | None = None, match: Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint,
+    *,
+    rows: Mapping[str, tuple[int, int]] | None = None,
+    match: Mapping[str, Any] | None = None,
     unpack: Unpack | None = None,
 ) -> tuple[State, dict[str, Any]]:
-    """Blocks and meta, on any number of ranks. `rows[path]` = global rows [start, stop) wanted; all of a block not named there.
+    """Blocks and meta, on any number of ranks. `rows[path]` = global rows [start, stop) wanted; all of a block not
+    named there.
 
-    `match`: config that must equal `meta["match"]`; StoreError names both where it does not.  Every chunk is verified; StoreError
-    names the file and byte of a bad one.  `unpack(bytes, size_bytes) -> buffer` undoes `pack`.  Columns not saved are zero.
+    `match`: config that must equal `meta["match"]`; StoreError names both where it does not.  Every chunk is
+    verified; StoreError names the file and byte of a bad one.  `unpack(bytes, size_bytes) -> buffer` undoes `pack`.
+    Columns not saved are zero.
     """
     if match is not None:
         _check_match(checkpoint, match)
@@ -323,11 +377,16 @@ def _check_match(checkpoint: Checkpoint, match: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(dict(match)))
     for key in sorted({*saved, *wanted}):
         if saved.get(key) != wanted.get(key):
-            raise StoreError(f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
-                             where=str(checkpoint.path), fix=f"set {key} to {saved.get(key)!r}, or give another checkpoint directory")
+            raise StoreError(
+                f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
+                where=str(checkpoint.path),
+                fix=f"set {key} to {saved.get(key)!r}, or give another checkpoint directory",
+            )
 
 
-def _read_piece(checkpoint: Checkpoint, file: str, piece: Mapping[str, Any], block: Block, start: int, unpack: Unpack | None) -> None:
+def _read_piece(
+    checkpoint: Checkpoint, file: str, piece: Mapping[str, Any], block: Block, start: int, unpack: Unpack | None
+) -> None:
     """Copy what `block`, whose first row is global row `start`, wants of this piece, one frame at a time."""
     stop, keep = start + len(block.data), _kept(block.columns)
     ends = [*piece["at"], piece["end"]][1:]
@@ -347,7 +406,9 @@ def _read_piece(checkpoint: Checkpoint, file: str, piece: Mapping[str, Any], blo
                 else:
                     block.data[first - start : last - start, keep] = data
     except FrameError as error:
-        raise StoreError(f"checkpoint chunk of {piece['path']}: {error.message}", where=f"{path}:{at}", fix="use the one before it") from error
+        raise StoreError(
+            f"checkpoint chunk of {piece['path']}: {error.message}", where=f"{path}:{at}", fix="use the one before it"
+        ) from error
     except OSError as error:
         raise refused(error, path, 0) from error
 
@@ -370,8 +431,11 @@ def inspect(path: Path | str) -> dict[str, Any]:
     if (path / "manifest.json").exists():
         return _describe(open_checkpoint(path))
     if not steps(path):
-        raise StoreError("expected a checkpoint or a directory of them, found neither", where=str(path),
-                         fix="give DIR or DIR/step-NNNNNNNNNNNN of a run with --checkpoint DIR")
+        raise StoreError(
+            "expected a checkpoint or a directory of them, found neither",
+            where=str(path),
+            fix="give DIR or DIR/step-NNNNNNNNNNNN of a run with --checkpoint DIR",
+        )
     found = latest(path)
     assert found is not None
     return _describe(found) | {"steps": steps(path)}
@@ -379,8 +443,20 @@ def inspect(path: Path | str) -> dict[str, Any]:
 
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     manifest = checkpoint.manifest
-    blocks = {path: layout | {"size_bytes": numpy_dtype(layout["dtype"]).itemsize * int(np.prod(layout["shape"], dtype=object))}
-              for path, layout in manifest["layout"].items()}
-    parts = [{"file": part["file"], "size_bytes": part["size"], "crc32c": f"{part['crc']:08x}"} for part in manifest["parts"]]
-    return {"path": str(checkpoint.path), "step": checkpoint.step, "format": manifest["format"], "parts": parts, "blocks": blocks,
-            "meta": manifest["meta"], "problems": checkpoint.problems}
+    blocks = {
+        path: layout
+        | {"size_bytes": numpy_dtype(layout["dtype"]).itemsize * int(np.prod(layout["shape"], dtype=object))}
+        for path, layout in manifest["layout"].items()
+    }
+    parts = [
+        {"file": part["file"], "size_bytes": part["size"], "crc32c": f"{part['crc']:08x}"} for part in manifest["parts"]
+    ]
+    return {
+        "path": str(checkpoint.path),
+        "step": checkpoint.step,
+        "format": manifest["format"],
+        "parts": parts,
+        "blocks": blocks,
+        "meta": manifest["meta"],
+        "problems": checkpoint.problems,
+    }

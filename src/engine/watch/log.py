@@ -1,4 +1,7 @@
-"""Log of a run: the lines rank 0 prints, metrics.jsonl, events.jsonl and the run directory. Fed with data; knows no MPI."""
+"""Log of a run: the lines rank 0 prints, metrics.jsonl, events.jsonl and the run directory. Fed with data; knows no
+MPI.
+"""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +17,18 @@ import numpy as np
 
 from ..errors import StoreError
 
-COLUMNS = (("time", 7), ("step", 8), ("rows", 9), ("loss(avg)", 10), ("loss(last)", 11), ("acc", 7), ("rows/s", 8), ("sent/raw", 9),
-           ("wait%", 6), ("ckpt", 8))
+COLUMNS = (
+    ("time", 7),
+    ("step", 8),
+    ("rows", 9),
+    ("loss(avg)", 10),
+    ("loss(last)", 11),
+    ("acc", 7),
+    ("rows/s", 8),
+    ("sent/raw", 9),
+    ("wait%", 6),
+    ("ckpt", 8),
+)
 PERIOD_S = 10.0
 
 
@@ -25,14 +38,18 @@ class Log:
     `stream`: where to print (default stdout).  `clock`: monotonic seconds, for tests.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, period_s: float = PERIOD_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, period_s: float = PERIOD_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.stream, self.period_s, self.clock = stream or sys.stdout, period_s, clock
         self.start = self._last = clock()
         self._next = 1
         self._headed = False
 
     def due(self, rows: int) -> bool:
-        """True if a line should be printed now that `rows` rows are done: ask each step, it costs a comparison and a clock."""
+        """True if a line should be printed now that `rows` rows are done: ask each step, it costs a comparison and a
+        clock.
+        """
         return rows >= self._next or self.clock() - self._last >= self.period_s
 
     def head(self, text: str) -> None:
@@ -40,15 +57,26 @@ class Log:
         self._print(paint(text, "1", self.stream))
 
     def line(self, rows: int, values: Mapping[str, Any]) -> None:
-        """Print one line: `values` has step, loss_avg, loss_last, accuracy, rows_s, sent_raw, wait, checkpoint; absent = '-'."""
+        """Print one line: `values` has step, loss_avg, loss_last, accuracy, rows_s, sent_raw, wait, checkpoint;
+        absent = '-'.
+        """
         if not self._headed:
             self._print(paint(" ".join(name.rjust(width) for name, width in COLUMNS), "2", self.stream))
             self._headed = True
         now = self.clock()
         accuracy = values.get("accuracy")
-        cells = (duration(now - self.start), count(values.get("step")), count(rows), real(values.get("loss_avg")),
-                 real(values.get("loss_last")), real(accuracy), count(values.get("rows_s")), real(values.get("sent_raw"), 2),
-                 percent(values.get("wait")), str(values.get("checkpoint") or "-"))
+        cells = (
+            duration(now - self.start),
+            count(values.get("step")),
+            count(rows),
+            real(values.get("loss_avg")),
+            real(values.get("loss_last")),
+            real(accuracy),
+            count(values.get("rows_s")),
+            real(values.get("sent_raw"), 2),
+            percent(values.get("wait")),
+            str(values.get("checkpoint") or "-"),
+        )
         self._print(" ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)))
         self._last = now
         while self._next <= rows:
@@ -61,7 +89,9 @@ class Log:
         self._print(text)
 
     def end(self, summary: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """The table at the end: a meter's summary, and `run` with bytes_sent, bytes_raw, rows_s, seconds, path, report."""
+        """The table at the end: a meter's summary, and `run` with bytes_sent, bytes_raw, rows_s, seconds, path,
+        report.
+        """
         for name, value in end_rows(summary, run):
             self._print(f"  {name:<26} {value}")
 
@@ -73,12 +103,21 @@ class Log:
 def end_rows(summary: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the end table, as text; the page shows the same."""
     if summary.get("task") == "regression":
-        scores = [("RMSE", real(summary.get("rmse"))), ("  no-change", real(summary.get("no_change"))),
-                  ("  mean", real(summary.get("mean"))), ("MAE", real(summary.get("mae")))]
+        scores = [
+            ("RMSE", real(summary.get("rmse"))),
+            ("  no-change", real(summary.get("no_change"))),
+            ("  mean", real(summary.get("mean"))),
+            ("MAE", real(summary.get("mae"))),
+        ]
     else:
-        scores = [("prequential accuracy", real(summary.get("accuracy"))), ("  no-change", real(summary.get("no_change"))),
-                  ("  majority", real(summary.get("majority"))), ("log loss", real(summary.get("logloss"))),
-                  ("kappa", real(summary.get("kappa"))), ("kappa-temporal", real(summary.get("kappa_temporal")))]
+        scores = [
+            ("prequential accuracy", real(summary.get("accuracy"))),
+            ("  no-change", real(summary.get("no_change"))),
+            ("  majority", real(summary.get("majority"))),
+            ("log loss", real(summary.get("logloss"))),
+            ("kappa", real(summary.get("kappa"))),
+            ("kappa-temporal", real(summary.get("kappa_temporal"))),
+        ]
         if "auc" in summary:
             scores.insert(4, ("AUC", real(summary["auc"])))
     rows = [("rows", f"{summary.get('rows', 0):,}"), *scores]
@@ -88,7 +127,9 @@ def end_rows(summary: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[s
     rows += [("rows/s", count(run.get("rows_s"))), ("time", duration(run["seconds"]) if "seconds" in run else "-")]
     if summary.get("odd_scores"):
         rows.append(("scores not finite", f"{summary['odd_scores']:,}"))
-    return rows + [(name, str(run[key])) for name, key in (("run directory", "path"), ("report", "report")) if run.get(key)]
+    return rows + [
+        (name, str(run[key])) for name, key in (("run directory", "path"), ("report", "report")) if run.get(key)
+    ]
 
 
 class Lines:
@@ -99,7 +140,11 @@ class Lines:
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"cannot open: {error.strerror}", where=str(self.path), fix="give a run directory this user may write to") from error
+            raise StoreError(
+                f"cannot open: {error.strerror}",
+                where=str(self.path),
+                fix="give a run directory this user may write to",
+            ) from error
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append the record; NaN and infinities are written as null. StoreError where the disk refuses."""
@@ -108,7 +153,9 @@ class Lines:
             if (done := os.write(self._file, line)) != len(line):
                 raise OSError(28, f"disk full: {len(line)} bytes needed, {done} written")
         except OSError as error:
-            raise StoreError(f"cannot append: {error.strerror}", where=str(self.path), fix="free some space on this disk") from error
+            raise StoreError(
+                f"cannot append: {error.strerror}", where=str(self.path), fix="free some space on this disk"
+            ) from error
 
     def close(self) -> None:
         if self._file >= 0:
@@ -128,7 +175,9 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
 
 
 def make_run(root: Path | str = "runs") -> Path:
-    """Make and return the next `root`/NNNN; two processes never get the same one. StoreError where it cannot be made."""
+    """Make and return the next `root`/NNNN; two processes never get the same one. StoreError where it cannot be
+    made.
+    """
     root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -141,7 +190,11 @@ def make_run(root: Path | str = "runs") -> Path:
             except FileExistsError:
                 continue
     except OSError as error:
-        raise StoreError(f"cannot make a run directory: {error.strerror}", where=str(root), fix="give a directory this user may write to") from error
+        raise StoreError(
+            f"cannot make a run directory: {error.strerror}",
+            where=str(root),
+            fix="give a directory this user may write to",
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -1,16 +1,19 @@
 """The meter: prequential (test-then-train) scores of a whole job, the same whichever rank saw a row.
 
-Rows fall into time buckets by their global order (`order // bucket_rows`); a bucket holds integer sums, so that adding and
-merging commute exactly (regression sums are float64 and commute to rounding).  When the stream outgrows the table,
-neighbouring buckets join and `bucket_rows` doubles: memory is bounded and the result stays a function of the set of rows.
+Rows fall into time buckets by their global order (`order // bucket_rows`); a bucket holds integer sums, so that
+adding and merging commute exactly (regression sums are float64 and commute to rounding).  When the stream outgrows
+the table, neighbouring buckets join and `bucket_rows` doubles: memory is bounded and the result stays a function of
+the set of rows.
 
 Definitions.  Log loss: mean of -log p of the label, margins clipped to [-16, 16] (p >= 1.1e-7), kept in units of 2^-24.
-Multi-class p: the label's sigmoid over the sum of all classes' (one-vs-rest).  AUC: margins in 65536 bins over [-16, 16], ties
-within a bin count half.  No-change predicts `batch.previous`.  Majority predicts, for all rows of a bucket, the most frequent
-label of the earlier buckets (lowest id on a tie, so class 0 in the first).  Mean, its like in regression, predicts their mean
-(0 in the first).  Kappa: Cohen's.  Kappa-temporal (Zliobaite et al., Machine Learning 98, 2015): (a - c) / (1 - c) with a the
-accuracy and c that of no-change.  The window is the last buckets that hold at least `window` orders.  Weights are ignored.
+Multi-class p: the label's sigmoid over the sum of all classes' (one-vs-rest).  AUC: margins in 65536 bins over [-16,
+16], ties within a bin count half.  No-change predicts `batch.previous`.  Majority predicts, for all rows of a bucket,
+the most frequent label of the earlier buckets (lowest id on a tie, so class 0 in the first).  Mean, its like in
+regression, predicts their mean (0 in the first).  Kappa: Cohen's.  Kappa-temporal (Zliobaite et al., Machine Learning
+98, 2015): (a - c) / (1 - c) with a the accuracy and c that of no-change.  The window is the last buckets that hold at
+least `window` orders.  Weights are ignored.
 """
+
 from __future__ import annotations
 
 import math
@@ -32,7 +35,8 @@ TASKS = ("binary", "multiclass", "regression")
 class Meter:
     """Scores of one rank's rows; `merged` adds those of all ranks.
 
-    `classes`: labels 0..classes-1 (2 for binary, ignored for regression).  `window` in rows.  `buckets`: most buckets kept.
+    `classes`: labels 0..classes-1 (2 for binary, ignored for regression).  `window` in rows.  `buckets`: most buckets
+    kept.
 
     >>> meter = Meter("binary")
     >>> meter.add(model.learn(batch), batch)
@@ -52,23 +56,32 @@ class Meter:
         self._sums = np.zeros((len(self._table), 6 if task == "regression" else 0))
 
     def add(self, scores: Array, batch: Batch) -> None:
-        """Count a batch whose `scores` were taken before it was learned: float32 `(n,)`, or `(n, classes)` for multi-class.
+        """Count a batch whose `scores` were taken before it was learned: float32 `(n,)`, or `(n, classes)` for
+        multi-class.
 
-        Binary: margins; multi-class: one margin a class; regression: predictions.  Rows without a label are passed over.
-        DataError names the row whose order is negative or whose label is no class.
+        Binary: margins; multi-class: one margin a class; regression: predictions.  Rows without a label are passed
+        over. DataError names the row whose order is negative or whose label is no class.
         """
         y, previous, order, at = batch.y, batch.previous, batch.order, 0
         while True:
             if self.task == "binary":
-                done = _native.score_binary(scores, y, previous, order, at, self._table, self.bucket_rows, self._confusion, self._hist)
+                done = _native.score_binary(
+                    scores, y, previous, order, at, self._table, self.bucket_rows, self._confusion, self._hist
+                )
             elif self.task == "multiclass":
-                done = _native.score_multi(scores, y, previous, order, at, self._table, self.bucket_rows, self._confusion)
+                done = _native.score_multi(
+                    scores, y, previous, order, at, self._table, self.bucket_rows, self._confusion
+                )
             else:
                 done = _native.score_real(scores, y, previous, order, at, self._table, self.bucket_rows, self._sums)
             if done < 0:
                 row = at - 1 - done
-                raise DataError(f"label or order: expected a class below {self.classes} and an order from 0, found {y[row]:g} and {order[row]}",
-                                where=f"row {order[row]}", fix="check the target column and the number of classes")
+                raise DataError(
+                    f"label or order: expected a class below {self.classes} and an order from 0, "
+                    f"found {y[row]:g} and {order[row]}",
+                    where=f"row {order[row]}",
+                    fix="check the target column and the number of classes",
+                )
             at += done
             if at == len(y):
                 return
@@ -91,9 +104,16 @@ class Meter:
     def state(self) -> dict[str, Array]:
         """Flat arrays, for checkpoints and for the wire; `load` and `merged` take them."""
         used = int(np.flatnonzero(self._table[:, ROWS]).max(initial=-1)) + 1
-        head = np.array([TASKS.index(self.task), self.classes, self.window, self.limit, self.bucket_rows, used], np.int64)
-        return {"head": head, "table": self._table[:used].copy(), "confusion": self._confusion.copy(), "hist": self._hist.copy(),
-                "sums": self._sums[:used].copy()}
+        head = np.array(
+            [TASKS.index(self.task), self.classes, self.window, self.limit, self.bucket_rows, used], np.int64
+        )
+        return {
+            "head": head,
+            "table": self._table[:used].copy(),
+            "confusion": self._confusion.copy(),
+            "hist": self._hist.copy(),
+            "sums": self._sums[:used].copy(),
+        }
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Become the meter that gave `state`; ValueError where it was made for another task, class count or window."""
@@ -106,7 +126,9 @@ class Meter:
     def _check(self, state: Mapping[str, Array]) -> None:
         mine = [TASKS.index(self.task), self.classes, self.window, self.limit]
         if state["head"][:4].tolist() != mine:
-            raise ValueError(f"meter state: expected task, classes, window, buckets {mine}, found {state['head'][:4].tolist()}")
+            raise ValueError(
+                f"meter state: expected task, classes, window, buckets {mine}, found {state['head'][:4].tolist()}"
+            )
 
     @classmethod
     def merged(cls, states: Sequence[Mapping[str, Array]]) -> Meter:
@@ -138,7 +160,12 @@ class Meter:
         rows = int(self._table[:, ROWS].sum())
         used = int(np.flatnonzero(self._table[:, ROWS]).max(initial=-1)) + 1
         first = max(0, used - 1 - -(-self.window // self.bucket_rows)) if used else 0
-        result: dict[str, Any] = {"task": self.task, "rows": rows, "bucket_rows": self.bucket_rows, "odd_scores": int(self._table[:, ODD].sum())}
+        result: dict[str, Any] = {
+            "task": self.task,
+            "rows": rows,
+            "bucket_rows": self.bucket_rows,
+            "odd_scores": int(self._table[:, ODD].sum()),
+        }
         spans = {"": slice(0, used), "window_": slice(first, used)}
         for prefix, span in spans.items():
             part = self._real(span) if self.task == "regression" else self._class(span)
@@ -153,16 +180,27 @@ class Meter:
         total = _total(self._table[span])
         rows, same = total[ROWS], _ratio(total[SAME], total[ROWS])
         accuracy = _ratio(total[HITS], rows)
-        return {"rows": rows, "accuracy": accuracy, "logloss": _ratio(total[LOSS], rows) / UNIT, "no_change": same,
-                "majority": _ratio(int(self._majority()[span].sum()), rows), "kappa_temporal": _ratio(accuracy - same, 1 - same)}
+        return {
+            "rows": rows,
+            "accuracy": accuracy,
+            "logloss": _ratio(total[LOSS], rows) / UNIT,
+            "no_change": same,
+            "majority": _ratio(int(self._majority()[span].sum()), rows),
+            "kappa_temporal": _ratio(accuracy - same, 1 - same),
+        }
 
     def _real(self, span: slice) -> dict[str, float]:
         sums = [math.fsum(column) for column in self._sums[span].T]
         total = _total(self._table[span])
         rows, seen = total[ROWS], total[SAME]
-        return {"rows": rows, "rmse": math.sqrt(_ratio(sums[0], rows)), "mae": _ratio(sums[1], rows),
-                "no_change": math.sqrt(_ratio(sums[2], seen)), "no_change_mae": _ratio(sums[3], seen),
-                "mean": math.sqrt(max(0.0, _ratio(math.fsum(self._mean()[span]), rows)))}
+        return {
+            "rows": rows,
+            "rmse": math.sqrt(_ratio(sums[0], rows)),
+            "mae": _ratio(sums[1], rows),
+            "no_change": math.sqrt(_ratio(sums[2], seen)),
+            "no_change_mae": _ratio(sums[3], seen),
+            "mean": math.sqrt(max(0.0, _ratio(math.fsum(self._mean()[span]), rows))),
+        }
 
     def _majority(self) -> Array:
         """Hits of the majority baseline, a bucket each."""
@@ -180,7 +218,9 @@ class Meter:
     def _kappa(self) -> float:
         rows = int(self._confusion.sum())
         hit = _ratio(int(np.trace(self._confusion)), rows)
-        chance = _ratio(float(self._confusion.sum(0).astype(float) @ self._confusion.sum(1).astype(float)), float(rows) ** 2)
+        chance = _ratio(
+            float(self._confusion.sum(0).astype(float) @ self._confusion.sum(1).astype(float)), float(rows) ** 2
+        )
         return _ratio(hit - chance, 1 - chance)
 
     def _auc(self) -> float:
@@ -209,11 +249,19 @@ class Meter:
         keep, per = rows > 0, np.maximum(rows, 1)
         if self.task == "regression":
             seen = np.maximum(fold(self._table[:, SAME]), 1)
-            series = {"rmse": np.sqrt(fold(self._sums[:, 0]) / per), "mae": fold(self._sums[:, 1]) / per,
-                      "no_change": np.sqrt(fold(self._sums[:, 2]) / seen), "mean": np.sqrt(np.maximum(fold(self._mean()), 0) / per)}
+            series = {
+                "rmse": np.sqrt(fold(self._sums[:, 0]) / per),
+                "mae": fold(self._sums[:, 1]) / per,
+                "no_change": np.sqrt(fold(self._sums[:, 2]) / seen),
+                "mean": np.sqrt(np.maximum(fold(self._mean()), 0) / per),
+            }
         else:
-            series = {"accuracy": fold(self._table[:, HITS]) / per, "logloss": fold(self._table[:, LOSS]) / per / UNIT,
-                      "no_change": fold(self._table[:, SAME]) / per, "majority": fold(self._majority()) / per}
+            series = {
+                "accuracy": fold(self._table[:, HITS]) / per,
+                "logloss": fold(self._table[:, LOSS]) / per / UNIT,
+                "no_change": fold(self._table[:, SAME]) / per,
+                "majority": fold(self._majority()) / per,
+            }
         return {"rows": ends[keep]} | {name: values[keep] for name, values in series.items()}
 
 

@@ -1,4 +1,5 @@
 """Scoring kernels in NumPy: what csrc/score computes, bit for bit, a column at a time."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,8 +7,19 @@ import numpy as np
 from ...types import Array
 
 TOP, UNIT, BINS, LABELS = 16.0, float(1 << 24), 65536, 5
-_EXP = (2.755731922398589e-07, 2.7557319223985893e-06, 2.48015873015873e-05, 1.984126984126984e-04, 1.388888888888889e-03,
-        8.333333333333333e-03, 4.1666666666666664e-02, 1.6666666666666666e-01, 0.5, 1.0, 1.0)
+_EXP = (
+    2.755731922398589e-07,
+    2.7557319223985893e-06,
+    2.48015873015873e-05,
+    1.984126984126984e-04,
+    1.388888888888889e-03,
+    8.333333333333333e-03,
+    4.1666666666666664e-02,
+    1.6666666666666666e-01,
+    0.5,
+    1.0,
+    1.0,
+)
 
 
 def decay(a: Array) -> Array:
@@ -37,7 +49,16 @@ def cost(m: Array) -> Array:
     return grow(decay(a)) + np.where(m < 0, a, 0.0)
 
 
-def score_binary(scores: Array, y: Array, previous: Array, order: Array, table: Array, bucket_rows: int, confusion: Array, hist: Array) -> None:
+def score_binary(
+    scores: Array,
+    y: Array,
+    previous: Array,
+    order: Array,
+    table: Array,
+    bucket_rows: int,
+    confusion: Array,
+    hist: Array,
+) -> None:
     """Add rows to `table` (buckets, 7), `confusion` (2, 2) and `hist` (2, 65536); all int64, labels 0, 1 or NaN."""
     keep = ~np.isnan(y)
     m, y, previous, slot = scores[keep].astype(np.float64), y[keep], previous[keep], order[keep] // bucket_rows
