@@ -272,3 +272,11 @@ def test_inspect(tmp_path):
     )
     with pytest.raises(StoreError, match="neither"):
         inspect(tmp_path / "nothing")
+
+
+def test_parts_of_a_killed_attempt_do_not_stay(tmp_path):
+    for rank in range(3):
+        save_part(tmp_path, 1, rank, 3, make())
+    save(tmp_path, 1, size=2)
+    names = sorted(path.name for path in step_dir(tmp_path, 1).iterdir())
+    assert names == ["manifest.json", "part-0000-of-0002.bin", "part-0001-of-0002.bin"]

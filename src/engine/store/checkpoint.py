@@ -120,7 +120,7 @@ def save_part(
         jobs.append((path, block, start, stop, _rows(path, block, start, stop, total)))
         layout[path] = _layout(block, total)
     pieces: list[Piece] = []
-    need = 0 if pack else sum(rows.nbytes for *_, rows in jobs)
+    need = 0 if pack else sum(_saved_bytes(block, rows) for _, block, _, _, rows in jobs)
     length, crc = write_file(folder / file, _frames(jobs, step, pieces, pack), need=need)
     return PartInfo(file, length, crc, tuple(pieces), layout)
 
@@ -147,6 +147,11 @@ def _kept(columns: Sequence[Sequence[str]]) -> list[int] | None:
     """Columns that are saved, or None for all."""
     keep = [i for i, column in enumerate(columns) if column[1] != "none"]
     return None if len(keep) == len(columns) else keep
+
+
+def _saved_bytes(block: Block, rows: Array) -> int:
+    keep = _kept(block.columns)
+    return rows.nbytes if keep is None else rows.nbytes * len(keep) // len(block.columns)
 
 
 def _frames(
@@ -202,12 +207,20 @@ def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping
         "parts": [asdict(part) | {"layout": None} for part in parts],
         "meta": dict(meta),
     }
+    _sweep(folder, {part.file for part in parts})
     write_file(folder / "manifest.json", [_manifest_bytes(body)])
     if target.exists():
         remove_dir(target)
     move_dir(folder, target)
     _prune(Path(root), step, keep)
     return target
+
+
+def _sweep(folder: Path, files: set[str]) -> None:
+    """Remove what a killed attempt at the same step left in the folder, maybe of another number of ranks."""
+    for path in folder.iterdir():
+        if path.name not in files:
+            path.unlink(missing_ok=True)
 
 
 def _tile(layout: Mapping[str, Any], parts: Sequence[PartInfo], folder: Path) -> None:
