@@ -193,3 +193,18 @@ def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> Non
         job.meter = Meter.merged([of(rank) for rank in range(ranks)])
 
 
+
+
+def gathered_stats(link: Link, source: Source) -> dict[str, Any]:
+    """Rows left out over all ranks, by reason, with the first examples; the same on every rank."""
+    mine = getattr(source, "stats", None) or {"bad": 0, "reasons": {}, "examples": []}
+    found = link.gather(mine, name="row counts")
+    if found is None:
+        return link.bcast(None, name="row counts")
+    reasons: dict[str, int] = {}
+    for stats in found:
+        for reason, count in stats["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    whole = {"bad_rows": sum(stats["bad"] for stats in found), "bad_reasons": reasons,
+             "bad_examples": [e for stats in found for e in stats["examples"]][:5]}
+    return link.bcast(whole, name="row counts")
