@@ -1,0 +1,1 @@
+"""The NumPy definition of every kernel: what the fast ones must equal."""
