@@ -176,7 +176,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb as a program; returns its exit code."""
-    args = parser().parse_args(argv)
+    args = parse(argv)
     from engine.guard import Guard
 
     guard = Guard()
@@ -195,13 +195,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 70
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may stand before, between and after flags."""
+    top = parser()
+    args, extra = top.parse_known_args(argv)
+    odd = [word for word in extra if word.startswith("-") or not hasattr(args, "settings")]
+    if odd:
+        top.error(f"unrecognized arguments: {' '.join(odd)}")
+    if extra:
+        args.settings = [*args.settings, *extra]
+    return args
+
+
 def _run(args: argparse.Namespace) -> int:
     from engine.launch import run
 
     if not args.rest or args.rest[0] not in VERBS:
         raise ConfigError(f"engine run: expected a verb ({', '.join(VERBS)}), found {' '.join(args.rest[:1]) or 'nothing'}",
                           fix="for example: engine run -n 2 train data.csv")
-    parser().parse_args(args.rest)
+    parse(args.rest)
     return run(args.ranks, args.rest, mpi=args.mpi, timeout_s=args.timeout)
 
 

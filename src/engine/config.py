@@ -58,7 +58,7 @@ class Model:
     power_t: float | None = None
     tau: float | None = None
     epsilon: float | None = None
-    bias: bool = True
+    bias: float = 1.0
     interactions: bool = False
     scale: bool | None = None
 

@@ -1,9 +1,12 @@
 """From a configuration to a running job: connect, open, build, resume, save. Every function here is collective."""
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 
 from engine import __version__, loop
@@ -11,13 +14,13 @@ from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
-from engine.errors import EngineError, StoreError
+from engine.errors import ConfigError, EngineError, StoreError
 from engine.models.linear import Linear
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.read import open_source
 from engine.store import checkpoint as store
-from engine.types import Block, Link, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Schema, Source, State
 from engine.watch.meter import Meter
 
 
@@ -61,7 +64,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
-    options["target"] = int(data.target) if (data.target or "").lstrip("-").isdigit() else data.target
+    target = data.target or ""
+    options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     return options | {"piece_rows": interval(config) * threads(config)}
 
 
@@ -101,7 +105,7 @@ def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
     loss = model.loss or ("epsilon" if real else "hinge") if passive else model.loss or ("squared" if real else "logistic")
     given = {name: getattr(model, name) for name in ("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon")}
     return Linear(
-        schema.width, loss=loss, learner=model.learner, bias=float(model.bias), interactions=model.interactions,  # type: ignore[arg-type]
+        schema.width, loss=loss, learner=model.learner, bias=model.bias, interactions=model.interactions,  # type: ignore[arg-type]
         classes=classes(config, schema) if schema.task == "multiclass" else 1, merge=config.exchange.merge,  # type: ignore[arg-type]
         scale=not schema.sparse if model.scale is None else model.scale, tracked=tracked,
         **{name: value for name, value in given.items() if value is not None})
@@ -120,14 +124,40 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
     grid = getattr(source, "piece_rows", 0)
     if config.data.rule == "deal" and grid:
         return streams.Placed(source, link, grid=grid, position=position)
-    name, key, seed = config.data.rule, config.data.key, config.run.seed
-    columns = source.schema.columns
+    name, seed, column = config.data.rule, config.run.seed, key_column(config, source.schema)
+    bounds = agreed(link, lambda: range_bounds(source, link, column), "range bounds") if name == "range" else None
+    bounds = link.bcast(bounds, name="range bounds")
 
-    def owner(batch: Any) -> Any:
-        return rule.owner(name, batch.order, batch, link.size, block_rows=k, seed=seed,
-                          key_column=columns.index(key) if key else None)
+    def owner(batch: Batch) -> Array:
+        return rule.owner(name, batch.order, batch, link.size, block_rows=k, seed=seed, key_column=column, bounds=bounds)
 
     return streams.Dealt(source, link, owner, sync.vote, position)
+
+
+def key_column(config: Config, schema: Schema) -> int | None:
+    """Place of the dense column that `data.key` names; None = the row's first key or column."""
+    key = config.data.key
+    if not key:
+        return None
+    if key not in schema.columns:
+        near = difflib.get_close_matches(key, schema.columns, 1)
+        raise ConfigError(f"data.key: expected one of {', '.join(schema.columns[:12]) or 'no named columns'}, found {key!r}",
+                          fix=f"did you mean {near[0]!r}?" if near else "name a dense feature column, not the target")
+    return schema.columns.index(key)
+
+
+def range_bounds(source: Source, link: Link, column: int | None) -> Array | None:
+    """Boundaries of equal shares, from the rows of the first piece, at rank 0; None elsewhere."""
+    if link.rank:
+        return None
+    if getattr(source, "streamed", lambda piece: False)(0):
+        raise ConfigError("rule range: expected a source that can be read twice, found a stream",
+                          fix="use data.rule=hash, or a plain file")
+    rows = streams.gathered(source.read(0))
+    if rows is None:
+        return np.zeros(link.size - 1)
+    values = rows.x[:, column or 0] if rows.x is not None else rule.row_key(rows, None)
+    return np.quantile(values, np.arange(1, link.size) / link.size) if link.size > 1 else np.zeros(0)
 
 
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:

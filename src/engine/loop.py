@@ -146,7 +146,7 @@ def _score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> 
     """Counts the scores; the label before this rank's first row comes from the ranks before it, where unknown."""
     seen = np.flatnonzero(table[:, 0])
     if rows is not None and scores is not None:
-        if np.isnan(rows.previous[0]) and isinstance(job.stream, streams.Placed):
+        if np.isnan(rows.previous[0]) and not isinstance(job.stream, streams.Dealt):
             before = seen[seen < job.link.rank]
             rows.previous[0] = table[before[-1], 2] if len(before) else job.label
         job.meter.add(scores, rows)

@@ -47,15 +47,13 @@ class Diary:
         self.folder: Path | None = None
         self.events: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
-        self._last = (0.0, 0, 0.0, 0.0)
-        if link.rank or config.run.dir == "-":
-            self.log = Log(sys.stderr) if link.rank == 0 and not config.run.quiet else None
-            self._files: tuple[Lines, Lines] | None = None
-        else:
+        self._last = (0.0, 0)
+        self._files: tuple[Lines, Lines] | None = None
+        self.log = None if link.rank or config.run.quiet else Log(sys.stderr if config.run.json else sys.stdout)
+        if link.rank == 0 and config.run.dir != "-":
             self.folder = self._make(config.run.dir)
             (self.folder / "config.toml").write_text(config.to_toml())
             self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
-            self.log = None if config.run.quiet else Log(sys.stderr if config.run.json else sys.stdout)
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
             self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
@@ -85,12 +83,12 @@ class Diary:
         """One line of figures: since the start, and since the line before."""
         found, now_s, rows = meter.summary(), time.monotonic() - job.began_s, job.clock.rows
         loss = "rmse" if found["task"] == "regression" else "logloss"
-        last_s, last_rows, sent, _ = self._last
+        last_s, last_rows = self._last
         record = {"time_s": now_s, "step": job.clock.step, "rows": rows, "loss_avg": found[loss],
                   "loss_last": found[f"window_{loss}"], "accuracy": found.get("window_accuracy"),
                   "rows_s": (rows - last_rows) / max(now_s - last_s, 1e-9), "bytes_sent": self._sent,
                   "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9)}
-        self._last = (now_s, rows, sent, 0.0)
+        self._last = (now_s, rows)
         self.metrics.append(record)
         if self._files:
             self._files[0].write(record)
@@ -257,9 +255,9 @@ def predictions(model: Linear, source: Source, labels: list[str], task: str) -> 
 
 def demo(config: Config, guard: Guard) -> None:
     """Handwritten digits arriving class by class, then a drifting stream; what happens is printed as it happens."""
-    for title, spec, settings in (
-        ("handwritten digits in class order", "demo:digits", {"every": 1, "learner": "pa1"}),
-        ("SEA concepts, drift every 12 500 rows", "make:sea?rows=50000&drift=12500", {"every": 8, "learner": "nag"}),
+    for title, spec, every in (
+        ("handwritten digits in class order", "demo:digits", 1),
+        ("SEA concepts, drift every 12 500 rows", "make:sea?rows=50000&drift=12500", 8),
     ):
-        config.data.source, config.exchange.every = spec, int(settings["every"])
+        config.data.source, config.exchange.every = spec, every
         train(config, guard, title=title)

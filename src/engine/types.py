@@ -79,19 +79,19 @@ def join(batches: Sequence[Batch]) -> Batch:
     def stack(name: str) -> Array:
         return np.concatenate([getattr(b, name) for b in batches])
 
-    y, order, previous = stack("y"), stack("order"), stack("previous")
-    weight = None
-    if any(b.weight is not None for b in batches):
-        weight = np.concatenate([np.ones(len(b), np.float32) if b.weight is None else b.weight for b in batches])
+    def filled(name: str, like: str) -> Array | None:
+        """The arrays, ones in place of an absent one; None where all are absent."""
+        if all(getattr(b, name) is None for b in batches):
+            return None
+        return np.concatenate([
+            np.ones(len(getattr(b, like)), np.float32) if getattr(b, name) is None else getattr(b, name) for b in batches])
+
+    y, order, previous, weight = stack("y"), stack("order"), stack("previous"), filled("weight", "y")
     if not first.sparse:
         return Batch(y, order, previous, x=stack("x"), weight=weight)
-    counts = [np.diff(b.indptr) for b in batches]
     indptr = np.zeros(len(y) + 1, np.int64)
-    np.cumsum(np.concatenate(counts), out=indptr[1:])
-    values = None
-    if any(b.values is not None for b in batches):
-        values = np.concatenate([np.ones(len(b.keys), np.float32) if b.values is None else b.values for b in batches])
-    return Batch(y, order, previous, indptr=indptr, keys=stack("keys"), values=values, weight=weight)
+    np.cumsum(np.concatenate([np.diff(b.indptr) for b in batches if b.indptr is not None]), out=indptr[1:])
+    return Batch(y, order, previous, indptr=indptr, keys=stack("keys"), values=filled("values", "keys"), weight=weight)
 
 
 @dataclass(slots=True)
@@ -114,8 +114,8 @@ State = dict[str, Block]
 class Update:
     """A rank's additive contribution since its base: it commutes, may be lossy, and is applied at the owner.
 
-    `keys` uint32/uint64 `(m,)` ascending and unique, or None = all rows; `values` float32 `(m, w)`, columns as the
-    model's merge rule defines (linear: sum of gradients, sum of squared gradients, count); `weight`: rows behind it.
+    `keys` uint32 `(m,)` ascending and unique, or None = all rows; `values` float32 `(m, w)`, columns as the model's merge
+    rule defines (csrc/learn/merge.h); `weight`: rows behind it. The last keys of the range may carry a model's own sums.
     """
 
     keys: Array | None

@@ -133,7 +133,7 @@ def test_another_model_is_refused_by_name(rows, tmp_path):
 BAD = {
     "few": ("1,2,3,4,0\n" * 40 + "1,2,0\n", "column", 41),
     "number": ("1,2,3,4,0\n1,2,3,4,1\n" * 20 + "1,two,3,4,0\n", "number", 41),
-    "label": ("1,2,3,4,yes\n1,2,3,4,no\n" * 20_000 + "1,2,3,4,maybe\n", "label", 40_001),
+    "label": ("1,2,3,4,yes\n1,2,3,4,no\n" * 60_000 + "1,2,3,4,maybe\n", "label", 120_001),
     "infinite": ("1,2,3,4,0\n1,2,3,4,1\n" * 20 + "1,inf,3,4,0\n", "", 41),
 }
 
@@ -212,6 +212,7 @@ import sys, threading, time
 from engine.guard import Guard
 from engine.config import resolve
 from engine.train import link_up
+
 guard = Guard()
 guard.install()
 link = link_up(resolve(overrides=["loop.stall_timeout=2"], env={}), guard)
