@@ -181,19 +181,41 @@ Op = Literal["sum", "max", "min"]
 
 @runtime_checkable
 class Link(Protocol):
-    """The one way rooms talk to peers. Every call is collective unless it says otherwise, has a deadline and a name.
+    """The one way rooms talk to peers. Every call is collective, has a deadline and a `name` that a stall report shows.
 
-    Arrays are any dtype, C-contiguous. `name` is what a stall report shows.
+    `sent` and `received` count payload bytes that crossed to or from another rank.  Where `counts` is given it holds
+    every rank's first-axis length, which saves the exchange of lengths.
     """
 
     rank: int
     size: int
+    sent: int
+    received: int
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array: ...
-    def allgather(self, data: Array, *, name: str) -> list[Array]: ...
-    def alltoall(self, parts: Sequence[Array], *, name: str) -> list[Array]: ...
-    def bcast(self, value: Any, *, root: int = 0, name: str) -> Any: ...
-    def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None: ...
+    def vote(self, values: Array, *, name: str) -> Array:
+        """`values` (w,), the same w on every rank -> (size, w), row r from rank r."""
+        ...
+
+    def allgather(self, data: Array, *, name: str, counts: Sequence[int] | None = None) -> list[Array]:
+        """`data` (n_r, ...) -> the arrays of all ranks in rank order, the same on every rank."""
+        ...
+
+    def alltoall(self, parts: Sequence[Array], *, name: str) -> list[Array]:
+        """One-dimensional `parts[r]` goes to rank r -> what each rank sent here, in rank order."""
+        ...
+
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
+        """Elementwise over ranks, equal shapes; the same bytes on every rank."""
+        ...
+
+    def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
+        """Any picklable value of `root`, on every rank."""
+        ...
+
+    def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None:
+        """Any picklable value of each rank, at `root`; None elsewhere."""
+        ...
+
     def barrier(self, *, name: str) -> None: ...
     def close(self) -> None: ...
 

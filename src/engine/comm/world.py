@@ -1,0 +1,191 @@
+"""The Link over MPI. Every wait is a non-blocking operation, tested until its deadline, with a name.
+
+The caller's communicator is duplicated; MPI is initialised here only where nobody has done so before.
+"""
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from engine.errors import PeerError
+from engine.types import Array, Op
+
+WHO_TAG = 7
+SPIN_S = 0.002
+
+
+def start(*, own: bool = True) -> Any:
+    """The `MPI` module of mpi4py, initialised with MPI_THREAD_MULTIPLE where nobody has done it before."""
+    import mpi4py
+
+    if own:
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+class World:
+    """Collective exchange over a duplicate of `comm` (mpi4py `Comm`; None = COMM_WORLD).
+
+    `timeout_s` bounds every wait; None = wait for ever, which no caller of the engine does.  `watch(name)` is a
+    context manager entered around each wait; `absent(ranks)` may add what is known of the ranks that did not come.
+    """
+
+    def __init__(
+        self,
+        comm: Any = None,
+        *,
+        timeout_s: float = 300.0,
+        watch: Callable[[str], Any] | None = None,
+        absent: Callable[[list[int]], str] | None = None,
+    ) -> None:
+        self._mpi = start(own=comm is None)
+        self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
+        self._side = self._comm.Dup()
+        self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        self.timeout_s, self._watch, self._absent = timeout_s, watch or nullcontext, absent
+        self.sent = self.received = 0
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.node_rank, self.node_size = node.Get_rank(), node.Get_size()
+        node.Free()
+        self._crowded = self.node_size > len(os.sched_getaffinity(0))
+        self._bytes = self._mpi.BYTE
+        self._step = 0
+
+    def vote(self, values: Array, *, name: str) -> Array:
+        mine = np.ascontiguousarray(values)
+        table = np.empty((self.size, *mine.shape), mine.dtype)
+        self._wait(self._comm.Iallgather([mine, self._bytes], [table, self._bytes]), name)
+        return table
+
+    def allgather(self, data: Array, *, name: str, counts: Sequence[int] | None = None) -> list[Array]:
+        mine = np.ascontiguousarray(data)
+        if counts is None:
+            counts = self._lengths(mine, name)
+        row = mine.dtype.itemsize * int(np.prod(mine.shape[1:], dtype=np.int64))
+        whole = np.empty((sum(counts), *mine.shape[1:]), mine.dtype)
+        sizes = [n * row for n in counts]
+        starts = [0, *np.cumsum(sizes[:-1]).tolist()]
+        self._wait(self._comm.Iallgatherv([mine, self._bytes], [whole, sizes, starts, self._bytes]), name)
+        self.sent += mine.nbytes * (self.size - 1)
+        self.received += whole.nbytes - mine.nbytes
+        return np.split(whole, np.cumsum(counts)[:-1])
+
+    def _lengths(self, mine: Array, name: str) -> list[int]:
+        """Rows of each rank; an error on every rank where dtypes or row shapes differ, or the call itself does."""
+        kind = hash_name(f"{name}|{mine.dtype.str}|{mine.shape[1:]}")
+        table = self.vote(np.array([len(mine), kind], np.int64), name=name)
+        if len(set(table[:, 1].tolist())) > 1:
+            said = self._side.allgather(f"{name}: {mine.dtype} {mine.shape[1:]}")
+            found = "; ".join(f"rank {r} in {text}" for r, text in enumerate(said))
+            raise PeerError(f"ranks disagree on what is exchanged: {found}", where=f"rank {self.rank}")
+        return [int(n) for n in table[:, 0]]
+
+    def alltoall(self, parts: Sequence[Array], *, name: str) -> list[Array]:
+        dtype = parts[0].dtype
+        sizes = np.array([p.nbytes for p in parts], np.int64)
+        theirs = np.empty_like(sizes)
+        self._wait(self._comm.Ialltoall([sizes, self._bytes], [theirs, self._bytes]), name)
+        out = np.concatenate([np.ascontiguousarray(p) for p in parts])
+        found = np.empty(int(theirs.sum()) // dtype.itemsize, dtype)
+        starts, ends = np.cumsum(sizes) - sizes, np.cumsum(theirs)
+        self._wait(
+            self._comm.Ialltoallv(
+                [out, sizes.tolist(), starts.tolist(), self._bytes],
+                [found, theirs.tolist(), (ends - theirs).tolist(), self._bytes],
+            ),
+            name,
+        )
+        self.sent += int(sizes.sum() - sizes[self.rank])
+        self.received += int(theirs.sum() - theirs[self.rank])
+        return np.split(found, (ends // dtype.itemsize)[:-1])
+
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
+        mine = np.ascontiguousarray(data)
+        total = np.empty_like(mine)
+        fold = {"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
+        self._wait(self._comm.Iallreduce(mine, total, fold), name)
+        self.sent += mine.nbytes
+        self.received += mine.nbytes
+        return total
+
+    def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
+        data = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == root else np.empty(0, np.uint8)
+        size = np.array([len(data)], np.int64)
+        self._wait(self._comm.Ibcast([size, self._bytes], root), name)
+        whole = data.copy() if self.rank == root else np.empty(int(size[0]), np.uint8)
+        self._wait(self._comm.Ibcast([whole, self._bytes], root), name)
+        return pickle.loads(whole.tobytes())
+
+    def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None:
+        data = np.frombuffer(pickle.dumps(value), np.uint8)
+        parts = [np.empty(0, np.uint8)] * self.size
+        parts[root] = data
+        found = self.alltoall(parts, name=name)
+        return [pickle.loads(part.tobytes()) for part in found] if self.rank == root else None
+
+    def barrier(self, *, name: str) -> None:
+        self._wait(self._comm.Ibarrier(), name)
+
+    def close(self) -> None:
+        """Frees the duplicates (collective). The caller's communicator and MPI itself are left as they were."""
+        if self._comm != self._mpi.COMM_NULL:
+            self._side.Free()
+            self._comm.Free()
+
+    def _wait(self, request: Any, name: str) -> None:
+        self._step += 1
+        if request.Test():
+            return
+        with self._watch(name):
+            began = time.monotonic()
+            pause = 2e-5
+            while not request.Test():
+                waited = time.monotonic() - began
+                if waited > self.timeout_s:
+                    raise self._stalled(name, waited)
+                if waited > SPIN_S:
+                    time.sleep(pause)
+                    pause = min(pause * 1.1, 1e-3)
+                elif self._crowded:
+                    os.sched_yield()
+
+    def _stalled(self, name: str, waited_s: float) -> PeerError:
+        """Tells everybody that this rank is waiting here, and names those who do not say the same within 2 s."""
+        here = np.array([self._step], np.int64)
+        others = [r for r in range(self.size) if r != self.rank]
+        sends = [self._side.Isend([here, self._bytes], r, WHO_TAG) for r in others]
+        heard = {r: np.full(1, -1, np.int64) for r in others}
+        receives = {r: self._side.Irecv([heard[r], self._bytes], r, WHO_TAG) for r in others}
+        until = time.monotonic() + 2.0
+        missing = set(others)
+        while missing and time.monotonic() < until:
+            missing -= {r for r in missing if receives[r].Test()}
+            time.sleep(0.005)
+        for request in [*sends, *receives.values()]:
+            request.Cancel()
+        absent = sorted(missing) or [r for r in others if heard[r][0] < self._step]
+        known = self._absent(absent) if self._absent else ""
+        return PeerError(
+            f"rank {self.rank} waited {waited_s:.1f} s in {name!r} (operation {self._step}) "
+            f"for {'rank' if len(absent) == 1 else 'ranks'} {', '.join(map(str, absent)) or 'unknown'}"
+            + (f": {known}" if known else ""),
+            fix="resume from the last checkpoint; raise loop.stall_timeout if this wait is expected",
+        )
+
+
+def hash_name(text: str) -> int:
+    """A stable 62-bit number for a name, the same on every rank and run."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 2

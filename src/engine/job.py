@@ -1,0 +1,184 @@
+"""From a configuration to a running job: connect, open, build, resume, save. Every function here is collective."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+from engine import __version__, loop
+from engine.cluster.clock import Clock, Rules
+from engine.comm import sync
+from engine.comm.local import Alone
+from engine.config import Config
+from engine.errors import EngineError, StoreError
+from engine.models.linear import Linear
+from engine.shard import rule
+from engine.source import stream as streams
+from engine.source.read import open_source
+from engine.store import checkpoint as store
+from engine.types import Block, Link, Schema, Source, State
+from engine.watch.meter import Meter
+
+
+def connect(comm: Any, *, timeout_s: float, watch: Callable[[str], Any] | None = None,
+            absent: Callable[[list[int]], str] | None = None) -> Link:
+    """A Link over `comm`; without MPI where `comm` is None."""
+    if comm is None:
+        return Alone()
+    from engine.comm.world import World
+
+    return World(comm, timeout_s=timeout_s, watch=watch, absent=absent)
+
+
+def agreed(link: Link, act: Callable[[], Any], name: str) -> Any:
+    """`act()` on every rank; if it fails on any, all raise the first failure."""
+    found, error = None, None
+    try:
+        found = act()
+    except EngineError as caught:
+        error = caught
+    sync.vote(link, [0], error, name=name)
+    return found
+
+
+def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
+    """The source, with the schema rank 0 found; an error on every rank where any cannot open it."""
+    given = source if source is not None else config.data.source
+    if not isinstance(given, str):
+        return given
+    options = source_options(config)
+    first = agreed(link, lambda: open_source(given, **options) if link.rank == 0 else None, "open source")
+    plan = link.bcast(first.plan if first is not None else None, name="schema")
+    return agreed(link, lambda: first or open_source(given, plan=plan, **options), "open source")
+
+
+def source_options(config: Config) -> dict[str, Any]:
+    """The `[data]` section as `open_source` takes it; array-like sources are cut to the exchange interval."""
+    data = config.data
+    names = ("format", "target", "header", "delimiter", "categorical", "numeric", "labels", "hash_bits", "missing",
+             "on_bad_rows", "quoted_newlines", "task", "piece_bytes")
+    options = {name: getattr(data, name) for name in names}
+    return options | {"piece_rows": interval(config) * threads(config)}
+
+
+def interval(config: Config) -> int:
+    """Rows a worker learns between exchanges."""
+    return int(config.exchange.every)
+
+
+def threads(config: Config) -> int:
+    """Worker threads of this rank: as configured, else the cores of the affinity mask over the node's ranks."""
+    if config.loop.threads:
+        return config.loop.threads
+    local = int(os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    return max(1, len(os.sched_getaffinity(0)) // local)
+
+
+def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
+    """A job over `rows` (anything with `take(k)`), its model new."""
+    workers = threads(config) * link.size
+    model = build(config, schema, tracked=workers > 1)
+    team = loop.Team(model, threads(config))
+    classes = len(schema.labels) or config.model.classes
+    meter = Meter(schema.task, max(2, classes), window=config.loop.window)
+    k = interval(config) if workers > 1 else max(interval(config), 2048)
+    every = config.checkpoint.every
+    rules = Rules(save_rows=every if isinstance(every, int) else 0, save_s=every if isinstance(every, float) else 0.0,
+                  stop_rows=config.loop.stop_after_rows) if config.checkpoint.dir else Rules(
+                      stop_rows=config.loop.stop_after_rows)
+    return loop.Job(link, team, meter, rows, k, rules)
+
+
+def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
+    """The model of the `[model]` section for rows of this schema."""
+    model = config.model
+    loss = model.loss or {"binary": "logistic", "multiclass": "logistic", "regression": "squared"}[schema.task]
+    classes = (len(schema.labels) or model.classes) if schema.task == "multiclass" else 1
+    given = {name: getattr(model, name) for name in ("alpha", "beta", "rate", "l1", "l2", "power_t", "tau", "scale")}
+    return Linear(schema.width, loss=loss, learner=model.learner, classes=classes, bias=model.bias,
+                  interactions=model.interactions, merge=config.exchange.merge, tracked=tracked, sparse=schema.sparse,
+                  **{name: value for name, value in given.items() if value is not None})
+
+
+def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
+    """Rows in place where the rule moves none, dealt in global order otherwise."""
+    k = interval(config) * threads(config)
+    if config.data.rule == "part":
+        return streams.Placed(source, link, position=position)
+    grid = getattr(source, "piece_rows", 0)
+    if config.data.rule == "deal" and grid:
+        return streams.Placed(source, link, grid=grid, position=position)
+    name, key, seed = config.data.rule, config.data.key, config.run.seed
+    columns = source.schema.columns
+
+    def owner(batch: Any) -> Any:
+        return rule.owner(name, batch.order, batch, link.size, block_rows=k, seed=seed,
+                          key_column=columns.index(key) if key else None)
+
+    return streams.Dealt(source, link, owner, sync.vote, position)
+
+
+def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
+    """A checkpoint of everything the job needs to go on as if it had not stopped."""
+    link, step = job.link, job.clock.rows
+    state: State = dict(job.team.models[0].state())
+    ranges: dict[str, tuple[int, int, int]] = {}
+    for name, data in job.meter.state().items():
+        path = f"meter/{link.rank:06d}/{name}"
+        flat = data if data.ndim else data[None]
+        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
+    place = position(job)
+    parts = link.gather(part, name="checkpoint parts")
+    meta = {"engine": __version__, "match": matching(config, schema), "position": place, "ranks": link.size,
+            "clock": [job.clock.step, job.clock.rows], "label": job.label, "labels": list(schema.labels),
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns),
+            "config": config.to_dict()}
+    agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
+           if parts is not None else None, "commit checkpoint")
+
+
+def position(job: loop.Job) -> dict[str, Any] | None:
+    """Where the stream stands, agreed over ranks; None where rows are handed in by a caller."""
+    if isinstance(job.stream, streams.Placed):
+        marks = job.link.gather(job.stream.mark(), name="positions")
+        return None if marks is None else streams.merged(marks, job.clock.rows, job.label).dump()
+    return job.stream.position.dump() if isinstance(job.stream, streams.Dealt) else None
+
+
+def matching(config: Config, schema: Schema) -> dict[str, Any]:
+    """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
+    model = {f"model.{key}": value for key, value in sorted(config.to_dict()["model"].items())}
+    return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
+
+
+def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> dict[str, Any] | None:
+    """Loads the newest intact checkpoint; returns its meta, or None where the directory has none."""
+    found = agreed(job.link, lambda: store.latest(directory), "read checkpoint")
+    if found is None:
+        if config.checkpoint.resume == "must":
+            raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
+        return None
+    state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    for model in job.team.models:
+        model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    _restore_meter(job, state, meta["ranks"])
+    step, rows = meta["clock"]
+    job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
+    job.label = float(meta["label"])
+    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> None:
+    """Each rank its own sums where the number of ranks is the same, else all of them at rank 0."""
+    def of(rank: int) -> dict[str, Any]:
+        head = f"meter/{rank:06d}/"
+        return {path[len(head):]: block.data for path, block in state.items() if path.startswith(head)}
+
+    if ranks == job.link.size:
+        job.meter.load(of(job.link.rank))
+    elif job.link.rank == 0:
+        job.meter = Meter.merged([of(rank) for rank in range(ranks)])
+
+

@@ -1,0 +1,161 @@
+"""The one visible loop: rows in, scored, learned, merged over ranks; then what the clock says is due.
+
+    rows -> score and learn (threads of this rank) -> vote -> merge (all ranks) -> save, report, stop
+
+A step is collective. Ranks vote once a step; an error of any rank is raised on every rank, and a rank without rows
+takes part with weight 0, so uneven data never hangs.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
+from engine.comm import sync
+from engine.models.linear import Linear
+from engine.source import stream as streams
+from engine.types import Array, Batch, Counts, Link, Update
+from engine.update.merge import combine
+from engine.watch.meter import Meter
+
+STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
+
+
+class Team:
+    """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
+
+    def __init__(self, model: Linear, threads: int) -> None:
+        self.models = [model, *(model.fork() for _ in range(threads - 1))]
+        self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
+
+    def learn(self, batch: Batch, k: int) -> Array:
+        """Scores before learning; worker t learns rows [t k, (t + 1) k). An error of any worker is raised here."""
+        if self._pool is None:
+            return self.models[0].learn(batch)
+        cuts = [min(t * k, len(batch)) for t in range(len(self.models))] + [len(batch)]
+        parts = [batch.slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        later = [self._pool.submit(m.learn, part) for m, part in zip(self.models[1:], parts[1:], strict=True)]
+        scores = [self.models[0].learn(parts[0])]
+        return np.concatenate(scores + [job.result() for job in later])
+
+    def update(self) -> Update:
+        """The contribution of all replicas since the base, summed in worker order."""
+        return self._every("update", combine)
+
+    def merge(self, total: Update, workers: int) -> None:
+        """Every replica takes the same sum over all workers of the job."""
+        self._every("merge", list, total, workers)
+
+    def _every(self, name: str, fold: Callable[[list[Any]], Any], *args: Any) -> Any:
+        if self._pool is None:
+            found = getattr(self.models[0], name)(*args)
+            return found if name == "update" else None
+        later = [self._pool.submit(getattr(m, name), *args) for m in self.models[1:]]
+        return fold([getattr(self.models[0], name)(*args), *(job.result() for job in later)])
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+
+@dataclass
+class Job:
+    """Everything a step needs. `k`: rows a worker learns between exchanges; `stop()`: a signal's name or ""."""
+
+    link: Link
+    team: Team
+    meter: Meter
+    stream: Any
+    k: int
+    rules: Rules = field(default_factory=Rules)
+    clock: Clock = field(default_factory=Clock)
+    stop: Callable[[], str] = str
+    counts: Counts = field(default_factory=Counts)
+    label: float = float("nan")
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def workers(self) -> int:
+        return self.link.size * len(self.team.models)
+
+    @property
+    def shared(self) -> bool:
+        return self.workers > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the loop tells its caller after a step in which something was due, or every step in `steps` mode."""
+
+    action: Action
+    step: int
+    rows: int
+
+
+def run(job: Job) -> Iterator[Event]:
+    """Steps until the clock says stop; yields each due action for the caller to carry out (all ranks get the same)."""
+    while True:
+        tick = step(job, job.stream.take(job.k * len(job.team.models)))
+        job.clock, actions = advance(job.clock, tick, job.rules)
+        for action in actions:
+            yield Event(action, job.clock.step, job.clock.rows)
+            if isinstance(action, Stop):
+                return
+
+
+def step(job: Job, rows: Batch | None) -> Tick:
+    """One collective step over this rank's `rows` (None or none: takes part with weight 0)."""
+    began = time.perf_counter()
+    scores, update, error = None, None, None
+    try:
+        if rows is not None and len(rows):
+            scores = job.team.learn(rows, job.k)
+        if job.shared:
+            update = job.team.update()
+    except Exception as caught:
+        error = caught
+    learned = time.perf_counter()
+    count = 0 if rows is None else len(rows)
+    label = float(rows.y[-1]) if rows is not None and count else np.nan
+    left = getattr(job.stream, "left", rows is not None)
+    table = sync.vote(
+        job.link,
+        [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
+         STOPS.index(job.stop()), time.monotonic() - job.began_s],
+        error, name=f"step {job.clock.step + 1}",
+    )
+    voted = time.perf_counter()
+    _score(job, rows, scores, table)
+    if update is not None:
+        total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+        job.team.merge(total, job.workers)
+    for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
+                          ("merge_s", time.perf_counter() - voted)):
+        job.counts.add(name, seconds)
+    return Tick(int(table[:, 0].sum()), bool(table[:, 3].any()), STOPS[int(table[:, 4].max())], float(table[0, 5]))
+
+
+def _score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> None:
+    """Counts the scores; the label before this rank's first row comes from the ranks before it, where unknown."""
+    seen = np.flatnonzero(table[:, 0])
+    if rows is not None and scores is not None:
+        if np.isnan(rows.previous[0]) and isinstance(job.stream, streams.Placed):
+            before = seen[seen < job.link.rank]
+            rows.previous[0] = table[before[-1], 2] if len(before) else job.label
+        job.meter.add(scores, rows)
+    if len(seen):
+        job.label = float(table[seen[-1], 2])
+
+
+def merged_meter(job: Job) -> Meter | None:
+    """The meter over all ranks, at rank 0 (collective)."""
+    states = job.link.gather(job.meter.state(), name="meters")
+    return None if states is None else Meter.merged(states)
+
+
+__all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "run", "step"]

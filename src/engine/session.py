@@ -1,0 +1,140 @@
+"""The embedding API: learn inside somebody else's program, on somebody else's communicator.
+
+Library manners: the communicator is duplicated; MPI is neither initialised (where it already is), finalised nor aborted;
+nothing is printed; signals, environment and logging are left alone; an error is the same exception on every rank.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from engine import job as jobs
+from engine import loop
+from engine.cluster.clock import Rules, Save, Stop
+from engine.comm import sync
+from engine.config import Config, resolve
+from engine.errors import ConfigError, DataError
+from engine.types import Array, Batch, Link, Schema
+
+
+class Session:
+    """A model that learns rows from every rank of `comm`, and is the same on all of them after each call.
+
+    `comm`: an mpi4py communicator, or None for this process alone.  Settings are those of the command line, by their
+    full name: `Session(comm, **{"model.loss": "logistic", "exchange.every": 32})`.  Calls marked collective must be
+    made by every rank of `comm`, each with its own rows (perhaps none).
+
+    >>> session = Session(width=8, task="binary")
+    >>> session.partial_fit(x, y).predict(x)
+    """
+
+    def __init__(self, comm: Any = None, *, width: int, task: str = "binary", classes: int = 2, sparse: bool = False,
+                 config: Config | None = None, **settings: Any) -> None:
+        self.config = config or resolve(overrides=[f"{key}={value}" for key, value in settings.items()], env={})
+        self.schema = Schema(width, sparse, task, tuple(map(str, range(classes))) if task == "multiclass" else ())  # type: ignore[arg-type]
+        self.link: Link = jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
+        sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+        self._queue = _Queue()
+        self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
+
+    def partial_fit(self, x: Array, y: Array, *, weight: Array | None = None) -> Session:
+        """Score, then learn this rank's rows, example by example (collective). `x` (n, width), `y` (n,).
+
+        `x` may be a SciPy-like CSR matrix where the session is sparse. ValueError-like mistakes are a DataError on
+        every rank, before anything is learned.
+        """
+        error: Exception | None = None
+        batch: Batch | None = None
+        try:
+            batch = self._batch(x, y, weight)
+        except Exception as caught:
+            error = caught
+        sync.vote(self.link, [0], error, name="partial_fit")
+        job = self._job
+        self._queue.rows = batch
+        while True:
+            rows = self._queue.take(job.k * len(job.team.models))
+            if rows is not None:
+                rows.order += job.clock.rows
+            tick = loop.step(job, rows)
+            job.clock, _ = loop.advance(job.clock, tick, Rules())
+            if not tick.left:
+                return self
+
+    def predict(self, x: Array) -> Array:
+        """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
+        none = np.full(x.shape[0], np.nan, np.float32)
+        return self._job.team.models[0].predict(self._batch(x, none, None))
+
+    def fit(self, source: Any) -> Iterator[loop.Event]:
+        """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""
+        opened = jobs.open_agreed(self.config, self.link, source)
+        self._job.stream = jobs.stream(self.config, self.link, opened, None)
+        for event in loop.run(self._job):
+            if isinstance(event.action, Save):
+                self.checkpoint(self.config.checkpoint.dir)
+            yield event
+            if isinstance(event.action, Stop):
+                break
+        self._job.stream = self._queue
+
+    def summary(self) -> dict[str, Any]:
+        """Prequential scores over all ranks and rows so far, the same on every rank (collective)."""
+        meter = loop.merged_meter(self._job)
+        return self.link.bcast(None if meter is None else meter.summary(), name="summary")
+
+    def checkpoint(self, directory: str) -> None:
+        """Write a checkpoint of the model into `directory` (collective)."""
+        if not directory:
+            raise ConfigError("checkpoint: expected a directory, found none", fix="set checkpoint.dir, or pass one")
+        jobs.save(self._job, self.config, directory, self.schema)
+
+    def resume(self, directory: str) -> Session:
+        """Load the newest good checkpoint of `directory` (collective)."""
+        jobs.restore(self._job, self.config, directory, self.schema)
+        return self
+
+    def close(self) -> None:
+        """Free the duplicates of the communicator (collective). MPI itself is left as it was."""
+        self._job.team.close()
+        self.link.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+
+    def _batch(self, x: Any, y: Any, weight: Any) -> Batch:
+        y = np.ascontiguousarray(y, np.float32)
+        order = np.arange(len(y), dtype=np.int64)
+        previous = np.concatenate([np.full(min(1, len(y)), np.nan, np.float32), y[:-1]])
+        weight = None if weight is None else np.ascontiguousarray(weight, np.float32)
+        if self.schema.sparse:
+            return Batch(y, order, previous, indptr=np.asarray(x.indptr, np.int64), weight=weight,
+                         keys=np.ascontiguousarray(x.indices, np.uint32), values=np.ascontiguousarray(x.data, np.float32))
+        x = np.ascontiguousarray(x, np.float32)
+        if x.ndim != 2 or x.shape[1] != self.schema.width or len(x) != len(y):
+            raise DataError(f"rows: expected x of ({len(y)}, {self.schema.width}) for y of ({len(y)},), found {x.shape}",
+                            where=f"rank {self.link.rank}")
+        return Batch(y, order, previous, x=x, weight=weight)
+
+
+class _Queue:
+    """The rows of one `partial_fit`, handed out step by step."""
+
+    rows: Batch | None = None
+
+    def take(self, k: int) -> Batch | None:
+        if self.rows is None or not len(self.rows):
+            return None
+        head, self.rows = self.rows.slice(0, min(k, len(self.rows))), self.rows.slice(min(k, len(self.rows)), len(self.rows))
+        return head
+
+    @property
+    def left(self) -> bool:
+        return self.rows is not None and len(self.rows) > 0
