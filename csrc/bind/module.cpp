@@ -6,6 +6,7 @@
 namespace py = pybind11;
 
 void bind_check(py::module_&);
+void bind_score(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -17,4 +18,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         return levels;
     }, "Instruction sets this CPU and build can run.");
     bind_check(m);
+    bind_score(m);
 }

@@ -1,0 +1,1 @@
+"""Codecs: bytes in one frame for wire, shared window, journal and file."""

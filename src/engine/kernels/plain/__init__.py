@@ -1,0 +1,1 @@
+"""Kernels in NumPy: the specification every other backend is held against."""

@@ -1,0 +1,475 @@
+"""Checkpoints: a directory a step, a part file a writer, the manifest last; read by any number of ranks.
+
+    DIR/step-000000001200/part-0000-of-0002.bin   frames of one rank's rows
+                          manifest.json           written when every part is synced; its crc closes the checkpoint
+
+Everything is built in DIR/.step-000000001200.tmp and renamed, so a checkpoint is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codec.frame import CODECS, KINDS, Frame, decode_frame, encode_frame, flat, name_hash, numpy_dtype
+from ..errors import FrameError, StoreError
+from ..kernels import _native
+from ..types import Array, Block, State
+from .atomic import make_dir, move_dir, refused, remove_dir, write_file
+
+FORMAT = 1
+CHUNK_BYTES = 2 << 20
+PLACE = struct.Struct("<QQQ")  # frame extension: first row, last row + 1, step
+Range = tuple[int, int, int]
+Pack = Callable[[Array], Any]
+Unpack = Callable[[memoryview, int], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows [start, stop) of one block in a part file; `at` = offset of each frame, `step` = rows a frame, then
+    `end`.
+    """
+
+    path: str
+    start: int
+    stop: int
+    step: int
+    at: tuple[int, ...]
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What a writer tells the committer: file, size and crc, its pieces, and the layout of each of its blocks.
+    Picklable.
+    """
+
+    file: str
+    size: int
+    crc: int
+    pieces: tuple[Piece, ...]
+    layout: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint; `problems` names each newer one that was refused, and why."""
+
+    path: Path
+    step: int
+    manifest: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self.manifest["meta"]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Global rows of every block."""
+        return {path: layout["shape"][0] for path, layout in self.manifest["layout"].items()}
+
+
+def split(total: int, rank: int, size: int) -> tuple[int, int]:
+    """Rows [start, stop) of `total` that rank holds when they are dealt evenly; empty where ranks outnumber rows."""
+    return total * rank // size, total * (rank + 1) // size
+
+
+def step_dir(root: Path | str, step: int) -> Path:
+    return Path(root) / f"step-{step:012d}"
+
+
+def _scratch(root: Path | str, step: int) -> Path:
+    return Path(root) / f".step-{step:012d}.tmp"
+
+
+def save_part(
+    root: Path | str,
+    step: int,
+    rank: int,
+    size: int,
+    state: Mapping[str, Block],
+    ranges: Mapping[str, Range] | None = None,
+    *,
+    pack: Pack | None = None,
+) -> PartInfo:
+    """Write this rank's rows of every block; all ranks call it, then one calls `commit` with all the results.
+
+    `ranges[path]` = (start, stop, total) in global rows; a block holds either those rows or all `total` rows.  A path
+    that is missing there is a block every rank has whole, and is dealt evenly.  Columns that merge by `none` are not
+    saved. `pack(array) -> bytes` compresses a frame.  StoreError where the disk refuses; ValueError where rows and
+    range disagree.
+    """
+    folder = _scratch(root, step)
+    make_dir(folder)
+    file = f"part-{rank:04d}-of-{size:04d}.bin"
+    jobs, layout = [], {}
+    for path in sorted(state):
+        block = state[path]
+        if block.data.ndim == 0:
+            raise ValueError(f"checkpoint: block {path} has no rows axis; save it as one row")
+        start, stop, total = (ranges or {}).get(path) or (*split(len(block.data), rank, size), len(block.data))
+        jobs.append((path, block, start, stop, _rows(path, block, start, stop, total)))
+        layout[path] = _layout(block, total)
+    pieces: list[Piece] = []
+    need = 0 if pack else sum(_saved_bytes(block, rows) for _, block, _, _, rows in jobs)
+    length, crc = write_file(folder / file, _frames(jobs, step, pieces, pack), need=need)
+    return PartInfo(file, length, crc, tuple(pieces), layout)
+
+
+def _rows(path: str, block: Block, start: int, stop: int, total: int) -> Array:
+    if not 0 <= start <= stop <= total or len(block.data) not in (total, stop - start):
+        raise ValueError(
+            f"checkpoint: block {path} has {len(block.data)} rows, "
+            f"expected {stop - start} or {total} for [{start}, {stop})"
+        )
+    return block.data[start:stop] if len(block.data) == total else block.data
+
+
+def _layout(block: Block, total: int) -> dict[str, Any]:
+    return {
+        "dtype": block.data.dtype.name,
+        "shape": [total, *block.data.shape[1:]],
+        "columns": [list(c) for c in block.columns],
+        "version": block.version,
+    }
+
+
+def _kept(columns: Sequence[Sequence[str]]) -> list[int] | None:
+    """Columns that are saved, or None for all."""
+    keep = [i for i, column in enumerate(columns) if column[1] != "none"]
+    return None if len(keep) == len(columns) else keep
+
+
+def _saved_bytes(block: Block, rows: Array) -> int:
+    keep = _kept(block.columns)
+    return rows.nbytes if keep is None else rows.nbytes * len(keep) // len(block.columns)
+
+
+def _frames(
+    jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, pieces: list[Piece], pack: Pack | None
+) -> Iterator[Any]:
+    """Buffers of a part file, a frame of about 2 MiB at a time; `pieces` is filled as they are taken."""
+    at = 0
+    for path, block, start, stop, rows in jobs:
+        keep = _kept(block.columns)
+        width = max(1, rows.nbytes // max(1, len(rows)))
+        each = max(1, CHUNK_BYTES // width)
+        offsets = []
+        for low in range(0, len(rows), each):
+            part = rows[low : low + each]
+            part = np.ascontiguousarray(part if keep is None else part[:, keep])
+            place = PLACE.pack(start + low, start + low + len(part), step)
+            body, codec = (part, "raw") if pack is None else (pack(part), "pack")
+            offsets.append(at)
+            for buffer in encode_frame(
+                KINDS["block"],
+                CODECS[codec],
+                [body],
+                dtype=part.dtype.name,
+                shape=part.shape,
+                name=name_hash(path),
+                new=block.version,
+                ext=place,
+                counts=[len(part)],
+            ):
+                at += buffer.nbytes
+                yield buffer
+        pieces.append(Piece(path, start, stop, each, tuple(offsets), at))
+
+
+def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping[str, Any], *, keep: int = 2) -> Path:
+    """Close the checkpoint: check that the parts hold every row once, write the manifest, rename, remove what is older.
+
+    `meta` is JSON: engine version, rows, cursors, seed, the config that must match under "match".  One rank calls it,
+    after all parts are written.  Returns the directory.  StoreError where rows are missing or the disk refuses; then
+    the older checkpoints are as they were.
+    """
+    folder, target = _scratch(root, step), step_dir(root, step)
+    layout: dict[str, Any] = {}
+    for part in parts:
+        for path, shape in part.layout.items():
+            if layout.setdefault(path, shape) != shape:
+                raise StoreError(f"ranks disagree on block {path}: {layout[path]} and {shape}", where=str(folder))
+    _tile(layout, parts, folder)
+    body = {
+        "format": FORMAT,
+        "step": step,
+        "layout": layout,
+        "parts": [asdict(part) | {"layout": None} for part in parts],
+        "meta": dict(meta),
+    }
+    _sweep(folder, {part.file for part in parts})
+    write_file(folder / "manifest.json", [_manifest_bytes(body)])
+    if target.exists():
+        remove_dir(target)
+    move_dir(folder, target)
+    _prune(Path(root), step, keep)
+    return target
+
+
+def _sweep(folder: Path, files: set[str]) -> None:
+    """Remove what a killed attempt at the same step left in the folder, maybe of another number of ranks."""
+    for path in folder.iterdir():
+        if path.name not in files:
+            path.unlink(missing_ok=True)
+
+
+def _tile(layout: Mapping[str, Any], parts: Sequence[PartInfo], folder: Path) -> None:
+    for path, shape in layout.items():
+        end = 0
+        for start, stop in sorted(
+            (p.start, p.stop) for part in parts for p in part.pieces if p.path == path and p.stop > p.start
+        ):
+            if start != end:
+                raise StoreError(
+                    f"block {path}: rows expected from {end}, found from {start}",
+                    where=str(folder),
+                    fix="every row must be saved by exactly one rank",
+                )
+            end = stop
+        if end != shape["shape"][0]:
+            raise StoreError(f"block {path}: {shape['shape'][0]} rows expected, {end} saved", where=str(folder))
+
+
+def _manifest_bytes(body: Mapping[str, Any]) -> bytes:
+    """Canonical JSON with its own crc last: there is one way to write it, so any other byte is damage."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return f'{text[:-1]},"~crc32c":"{_native.crc32c(text.encode()):08x}"}}\n'.encode()
+
+
+def _prune(root: Path, step: int, keep: int) -> None:
+    """Keep `step`, the `keep - 1` newest intact before it and any intact after it; remove the others and what kills
+    left behind.
+    """
+    older = 0
+    for number in reversed(steps(root)):
+        folder = step_dir(root, number)
+        if number == step:
+            continue
+        intact = not _problem(folder, deep=False)
+        older += intact and number < step
+        if not intact or (number < step and older >= keep):
+            remove_dir(folder)
+    for stale in root.glob(".step-*"):
+        remove_dir(stale)
+
+
+def steps(root: Path | str) -> list[int]:
+    """Steps with a checkpoint directory, ascending, whatever their condition."""
+    names = (path.name[5:] for path in Path(root).glob("step-*"))
+    return sorted(int(name) for name in names if name.isdigit() and len(name) == 12)
+
+
+def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
+    """The newest intact checkpoint, None where there is none at all.
+
+    Each damaged one is named in `problems` and passed over.  `deep` reads every byte; else sizes and the manifest are
+    checked now and each chunk when it is loaded.  StoreError where there are some and none is intact, or where one
+    was written by another format version.
+    """
+    problems: list[str] = []
+    for step in reversed(steps(root)):
+        folder = step_dir(root, step)
+        found = _problem(folder, deep=deep)
+        if found is None:
+            return Checkpoint(folder, step, _manifest(folder), problems)
+        problems.append(f"{folder}: {found}")
+    if problems:
+        raise StoreError(
+            "no checkpoint is intact: " + "; ".join(problems),
+            where=str(root),
+            fix="restore the directory from a copy, or start anew with another directory",
+        )
+    return None
+
+
+def open_checkpoint(folder: Path | str) -> Checkpoint:
+    """The checkpoint in this directory, verified; StoreError says what is wrong with it."""
+    folder = Path(folder)
+    if (found := _problem(folder, deep=True)) is not None:
+        raise StoreError(f"checkpoint is damaged: {found}", where=str(folder), fix="use the one before it")
+    manifest = _manifest(folder)
+    return Checkpoint(folder, manifest["step"], manifest)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest; FrameError where it is damaged, StoreError where its format is another."""
+    raw = (folder / "manifest.json").read_bytes()
+    try:
+        body = json.loads(raw)
+        del body["~crc32c"]
+        same = _manifest_bytes(body) == raw
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise FrameError("manifest.json: checksum is wrong")
+    if body.get("format") != FORMAT:
+        raise StoreError(
+            f"checkpoint format: expected {FORMAT}, found {body.get('format')}",
+            where=str(folder),
+            fix="read it with the engine version that wrote it: "
+            + str(body.get("meta", {}).get("engine", "not recorded")),
+        )
+    return body
+
+
+def _problem(folder: Path, *, deep: bool) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = _manifest(folder)
+        if step_dir(folder.parent, manifest["step"]).name != folder.name:
+            return f"manifest.json is of step {manifest['step']}"
+        for part in manifest["parts"]:
+            path = folder / part["file"]
+            size = path.stat().st_size
+            if size != part["size"]:
+                return f"{part['file']}: expected {part['size']} bytes, found {size}"
+            if deep and (crc := _file_crc(path)) != part["crc"]:
+                return f"{part['file']}: checksum expected {part['crc']:08x}, found {crc:08x}"
+    except FrameError as error:
+        return error.message
+    except OSError as error:
+        return f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (KeyError, TypeError, AttributeError):
+        return "manifest.json: not a manifest of this engine"
+    return None
+
+
+def _file_crc(path: Path) -> int:
+    crc, buffer = 0, bytearray(CHUNK_BYTES)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc = _native.crc32c(memoryview(buffer)[:count], crc)
+    return crc
+
+
+def load(
+    checkpoint: Checkpoint,
+    *,
+    rows: Mapping[str, tuple[int, int]] | None = None,
+    match: Mapping[str, Any] | None = None,
+    unpack: Unpack | None = None,
+) -> tuple[State, dict[str, Any]]:
+    """Blocks and meta, on any number of ranks. `rows[path]` = global rows [start, stop) wanted; all of a block not
+    named there.
+
+    `match`: config that must equal `meta["match"]`; StoreError names both where it does not.  Every chunk is
+    verified; StoreError names the file and byte of a bad one.  `unpack(bytes, size_bytes) -> buffer` undoes `pack`.
+    Columns not saved are zero.
+    """
+    if match is not None:
+        _check_match(checkpoint, match)
+    manifest = checkpoint.manifest
+    state: State = {}
+    for path, layout in manifest["layout"].items():
+        total = layout["shape"][0]
+        start, stop = (rows or {}).get(path, (0, total))
+        if not 0 <= start <= stop <= total:
+            raise ValueError(f"checkpoint: block {path} has rows [0, {total}), asked for [{start}, {stop})")
+        out = np.zeros([stop - start, *layout["shape"][1:]], numpy_dtype(layout["dtype"]))
+        columns = tuple((name, merge) for name, merge in layout["columns"])
+        state[path] = Block(out, columns, layout["version"])
+        for part in manifest["parts"]:
+            for piece in part["pieces"]:
+                if piece["path"] == path and max(piece["start"], start) < min(piece["stop"], stop):
+                    _read_piece(checkpoint, part["file"], piece, state[path], start, unpack)
+    return state, checkpoint.meta
+
+
+def _check_match(checkpoint: Checkpoint, match: Mapping[str, Any]) -> None:
+    saved = checkpoint.meta.get("match", {})
+    wanted = json.loads(json.dumps(dict(match)))
+    for key in sorted({*saved, *wanted}):
+        if saved.get(key) != wanted.get(key):
+            raise StoreError(
+                f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
+                where=str(checkpoint.path),
+                fix=f"set {key} to {saved.get(key)!r}, or give another checkpoint directory",
+            )
+
+
+def _read_piece(
+    checkpoint: Checkpoint, file: str, piece: Mapping[str, Any], block: Block, start: int, unpack: Unpack | None
+) -> None:
+    """Copy what `block`, whose first row is global row `start`, wants of this piece, one frame at a time."""
+    stop, keep = start + len(block.data), _kept(block.columns)
+    ends = [*piece["at"], piece["end"]][1:]
+    path = checkpoint.path / file
+    try:
+        with open(path, "rb", buffering=0) as handle:
+            for number, (at, end) in enumerate(zip(piece["at"], ends, strict=True)):
+                low = piece["start"] + number * piece["step"]
+                high = min(low + piece["step"], piece["stop"])
+                first, last = max(low, start), min(high, stop)
+                if first >= last:
+                    continue
+                frame = decode_frame(os.pread(handle.fileno(), end - at, at))
+                data = _decoded(frame, piece["path"], low, high, checkpoint.step, unpack)[first - low : last - low]
+                if keep is None:
+                    block.data[first - start : last - start] = data
+                else:
+                    block.data[first - start : last - start, keep] = data
+    except FrameError as error:
+        raise StoreError(
+            f"checkpoint chunk of {piece['path']}: {error.message}", where=f"{path}:{at}", fix="use the one before it"
+        ) from error
+    except OSError as error:
+        raise refused(error, path, 0) from error
+
+
+def _decoded(frame: Frame, path: str, low: int, high: int, step: int, unpack: Unpack | None) -> Array:
+    if frame.name != name_hash(path) or bytes(frame.ext) != PLACE.pack(low, high, step):
+        raise FrameError(f"expected rows [{low}, {high}) of {path} at step {step}, found another chunk")
+    if frame.codec == CODECS["raw"]:
+        return frame.array()
+    if unpack is None:
+        raise FrameError("chunk is packed and no unpack was given")
+    dtype = numpy_dtype(frame.dtype)
+    size = dtype.itemsize * int(np.prod(frame.shape, dtype=object))
+    return np.frombuffer(flat(unpack(frame.chunk(0), size)), dtype).reshape(frame.shape)
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint, or a directory of them, holds, as JSON-ready values; StoreError where it holds none."""
+    path = Path(path)
+    if (path / "manifest.json").exists():
+        return _describe(open_checkpoint(path))
+    if not steps(path):
+        raise StoreError(
+            "expected a checkpoint or a directory of them, found neither",
+            where=str(path),
+            fix="give DIR or DIR/step-NNNNNNNNNNNN of a run with --checkpoint DIR",
+        )
+    found = latest(path)
+    assert found is not None
+    return _describe(found) | {"steps": steps(path)}
+
+
+def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    manifest = checkpoint.manifest
+    blocks = {
+        path: layout
+        | {"size_bytes": numpy_dtype(layout["dtype"]).itemsize * int(np.prod(layout["shape"], dtype=object))}
+        for path, layout in manifest["layout"].items()
+    }
+    parts = [
+        {"file": part["file"], "size_bytes": part["size"], "crc32c": f"{part['crc']:08x}"} for part in manifest["parts"]
+    ]
+    return {
+        "path": str(checkpoint.path),
+        "step": checkpoint.step,
+        "format": manifest["format"],
+        "parts": parts,
+        "blocks": blocks,
+        "meta": manifest["meta"],
+        "problems": checkpoint.problems,
+    }
