@@ -1,0 +1,65 @@
+#include "learn/base.h"
+#include "learn/merge.h"
+
+namespace engine::learn {
+
+template <template <Learner> class F, class... A>
+static auto choose(Learner l, A&&... a) {
+    switch (l) {
+        case Learner::sgd: return F<Learner::sgd>::run(a...);
+        case Learner::adagrad: return F<Learner::adagrad>::run(a...);
+        case Learner::ftrl: return F<Learner::ftrl>::run(a...);
+        case Learner::nag: return F<Learner::nag>::run(a...);
+        case Learner::pa1: return F<Learner::pa1>::run(a...);
+        default: return F<Learner::pa2>::run(a...);
+    }
+}
+
+template <Learner L>
+struct Predict {
+    static void run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, float* out) {
+        base::predict<L>(r, t, rows, s, out);
+    }
+};
+template <Learner L>
+struct Learn {
+    static std::size_t run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t i,
+                           float* out, std::uint64_t* bad) {
+        return track ? base::learn<L, true>(r, t, rows, s, track, i, out, bad)
+                     : base::learn<L, false>(r, t, rows, s, nullptr, i, out, bad);
+    }
+};
+template <Learner L>
+struct Step {
+    static bool run(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
+        return base::step<L>(r, t, track, ids, g, m);
+    }
+};
+
+static void predict(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, float* out) {
+    choose<Predict>(r.learner, r, t, rows, s, out);
+}
+
+static std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t start,
+                         float* out, std::uint64_t* bad) {
+    return choose<Learn>(r.learner, r, t, rows, s, track, start, out, bad);
+}
+
+static bool step(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
+    return choose<Step>(r.learner, r, t, track, ids, g, m);
+}
+
+static void slope(const Rule& r, const float* scores, const float* y, std::size_t m, float* out) {
+    for (std::size_t i = 0; i < m; ++i) out[i] = slope_of(r, scores[i], y[i]);
+}
+
+static void sigmoid(const float* scores, std::size_t m, float* out) {
+    for (std::size_t i = 0; i < m; ++i) out[i] = sigmoid_lane(scores[i]);
+}
+
+const Ops& ops(Isa) {
+    static const Ops portable{predict, learn, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
+    return portable;
+}
+
+}  // namespace engine::learn

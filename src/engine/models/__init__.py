@@ -1,0 +1,1 @@
+"""Models: what learns. Each keeps its state as Blocks and meets the loop through `types.Model`."""

@@ -1,0 +1,232 @@
+"""The linear family: one native learner, exact example by example, over a block of rows w, a, n and a scratch mark."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.errors import ConfigError, DataError, ShardError, StoreError
+from engine.kernels import _native
+from engine.models import scale as scaler
+from engine.types import Array, Batch, Block, State, Update
+
+Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
+Learner = Literal["sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"]
+Rule = Literal["owner", "add", "average", "touch"]
+
+RATE = {"sgd": 0.05, "adagrad": 0.1, "ftrl": 0.15, "nag": 0.5, "pa1": 1.0, "pa2": 1.0}
+CLOCK = 0xFFFFFFFF  # the clock travels in an Update under this key
+
+
+class Linear:
+    """Linear model over `width` keys; `learn` scores each row, then learns it, in one native call without the GIL.
+
+    `loss`: squared (half the square), logistic, hinge, quantile (`tau`), poisson (log link), epsilon (insensitive).
+    `learner`: sgd (`rate * t ** -power_t`), adagrad, ftrl (`rate` = alpha, `beta`), nag (normalised adaptive), pa1 and
+    pa2 (`rate` = C; hinge or epsilon loss only, no l1 or l2).  Binary labels: > 0 is the positive class.
+    `classes` > 1: one against the rest, row of the block = key * classes + class.  `bias`: value of the constant
+    feature (0 = none), its row the last.  `interactions`: all pairs of a row's features hashed into the key space.
+    `scale`: standardise dense columns online (True = `width` columns, or their number); row i is scored and learned
+    with the statistics of the rows before it, then the scaler learns it.
+    `merge`: owner (the learner's rule, see csrc/learn/merge.h), add, average or touch (changes of state over all ranks,
+    or over the ranks that touched a row).  `bad`: rows with NaN or Inf in them, scored (NaN or Inf) but never learned.
+
+    >>> model = Linear(2, learner="pa1", loss="hinge")
+    >>> model.learn_one(np.array([1, 2], np.float32), 1.0)
+    0.0
+    """
+
+    def __init__(
+        self, width: int, *, loss: Loss = "logistic", learner: Learner = "ftrl", classes: int = 1,
+        rate: float | None = None, beta: float = 0.5, l1: float = 0.0, l2: float = 0.0, power_t: float = 0.0,
+        tau: float = 0.5, epsilon: float = 0.1, bias: float = 1.0, interactions: bool = False,
+        scale: bool | int = False, merge: Rule = "owner", tracked: bool = True,
+    ) -> None:
+        rate = RATE.get(learner, 1.0) if rate is None else rate
+        self.options: dict[str, Any] = dict(
+            width=width, loss=loss, learner=learner, classes=classes, rate=rate, beta=beta, l1=l1, l2=l2,
+            power_t=power_t, tau=tau, epsilon=epsilon, bias=bias, interactions=interactions, scale=scale, merge=merge,
+            tracked=tracked,
+        )
+        _check(self.options)
+        columns = width if scale is True else int(scale)
+        self.bad = 0
+        self._block = np.zeros(((width + (bias != 0)) * classes, 4), np.float32)
+        self._clock = np.zeros(2)
+        self._scale = np.zeros((columns, 3)) if columns else None
+        numbers = [rate, power_t, beta, l1, l2, tau, epsilon, bias]
+        try:
+            self._native = _native.Learner(
+                self._block, self._clock, self._scale, classes, loss, learner, numbers, interactions, tracked, merge)
+        except ValueError as error:
+            raise ConfigError(f"linear model: {error}") from None
+        self.learn_one = self._native.learn_one  # (x float32 (d,), y) -> score before learning
+        self._mark_base()
+
+    def _mark_base(self) -> None:
+        self._base_clock = self._clock.copy()
+        self._base_scale = None if self._scale is None else self._scale.copy()
+
+    def _scores(self, batch: Batch) -> Array:
+        classes = self.options["classes"]
+        return np.empty(len(batch) if classes == 1 else (len(batch), classes), np.float32)
+
+    def predict(self, batch: Batch) -> Array:
+        """Scores float32 `(n,)`, or `(n, classes)`: margins (poisson: log rate). Changes nothing."""
+        out = self._scores(batch)
+        try:
+            self._native.predict(out, batch.indptr, batch.keys, batch.values, batch.x)
+        except (ValueError, IndexError) as error:
+            raise _refused(error) from None
+        return out
+
+    def learn(self, batch: Batch) -> Array:
+        """Scores as `predict` gives them before each row is learned; rows with a NaN label are scored only."""
+        out = self._scores(batch)
+        try:
+            self.bad += self._native.learn(
+                out, batch.y, batch.weight, batch.indptr, batch.keys, batch.values, batch.x)
+        except (ValueError, IndexError) as error:
+            raise _refused(error) from None
+        return out
+
+    def learn_batch(self, batch: Batch) -> Array:
+        """Scores of all rows under one state, then one step along the mean gradient of the labelled rows."""
+        self._batchable()
+        scores = self.predict(batch)
+        slope = np.empty(len(batch), np.float32)
+        self._native.slope(scores, batch.y, slope)
+        use = np.isfinite(slope) & np.isfinite(scores)
+        self.bad += int(np.count_nonzero(~use & ~np.isnan(batch.y)))
+        weight = np.ones(len(batch), np.float32) if batch.weight is None else batch.weight
+        rows = np.flatnonzero(use & (weight != 0))
+        if len(rows):
+            self._native.step(*_mean_gradient(batch.take(rows), slope[rows] * weight[rows], self.options))
+        return scores
+
+    def _batchable(self) -> None:
+        o = self.options
+        if o["learner"] in ("nag", "pa1", "pa2") or o["interactions"] or o["scale"] or o["classes"] > 1:
+            raise ConfigError(
+                "learn_batch: expected sgd, adagrad or ftrl with one score, no interactions and no scaler",
+                fix="use learn, which is exact for each example")
+
+    def link(self, scores: Array) -> Array:
+        """Prediction in the target's own unit: probability (logistic), rate (poisson), else the score itself."""
+        if self.options["loss"] == "poisson":
+            return np.exp(scores)
+        if self.options["loss"] != "logistic":
+            return scores
+        out = np.empty_like(scores)
+        _native.sigmoid(scores, out)
+        return out
+
+    def state(self) -> State:
+        """`model/linear` float32 `(rows, 3)`, `model/clock` float64 `(2,)`, `stage/scale` float64 `(columns, 3)`."""
+        columns = (("w", "owner"), ("a", "owner"), ("n", "owner"))
+        state: State = {
+            "model/linear": Block(self._block[:, :3].copy(), columns),  # type: ignore[arg-type]
+            "model/clock": Block(self._clock.copy()),
+        }
+        if self._scale is not None:
+            state["stage/scale"] = Block(self._scale.copy())
+        return state
+
+    def load(self, state: Mapping[str, Block]) -> None:
+        """Takes what `state` gave; it becomes the base. StoreError where a block is absent or of another shape."""
+        mine = {"model/linear": self._block[:, :3], "model/clock": self._clock}
+        if self._scale is not None:
+            mine["stage/scale"] = self._scale
+        for path, array in mine.items():
+            found = state[path].data.shape if path in state else None
+            if found != array.shape:
+                raise StoreError(f"{path}: expected shape {array.shape}, found {found}",
+                                 fix="load into a model made with the same options")
+        self._native.rebase()
+        for path, array in mine.items():
+            array[...] = state[path].data
+        self._mark_base()
+
+    def fork(self) -> Linear:
+        """A replica with the same state and base, for another thread; it shares nothing."""
+        twin = Linear(**self.options)
+        twin.load(self.state())
+        return twin
+
+    def update(self) -> Update:
+        """What was learned since the base: keys of touched rows, values float32 `(m, 6)`; the state stays as it is."""
+        if not self.options["tracked"]:
+            raise ShardError("update: this model does not track rows", fix="make it with tracked=True")
+        keys, values = self._native.update()
+        keys, values = [keys], [values]
+        if self._scale is not None and self._base_scale is not None and self._clock[0] > self._base_clock[0]:
+            more = scaler.pack(scaler.since(self._base_scale, self._scale))
+            keys.append(more[0])
+            values.append(more[1])
+        gone = self._clock - self._base_clock
+        if self.options["learner"] == "nag" and gone[0]:
+            keys.append(np.array([CLOCK], np.uint32))
+            values.append(np.array([[gone[1], 0, 0, 0, 0, 1]], np.float32))
+        return Update(np.concatenate(keys), np.concatenate(values), float(gone[0]))
+
+    def merge(self, total: Update, ranks: int) -> None:
+        """Back to the base, then `total` (the sum over `ranks` of their updates) by the merge rule: the new base."""
+        if total.keys is None:
+            raise ShardError("merge: expected a total with keys")
+        keys, values = np.ascontiguousarray(total.keys, np.uint32), np.ascontiguousarray(total.values, np.float32)
+        columns = 0 if self._scale is None else len(self._scale)
+        cut = int(np.searchsorted(keys, scaler.LAST - columns, side="right")) if columns else len(keys)
+        cut = min(cut, int(np.searchsorted(keys, CLOCK)))
+        end = int(np.searchsorted(keys, CLOCK))
+        try:
+            self._native.merge(keys[:cut], values[:cut], ranks)
+        except (ValueError, IndexError) as error:
+            raise ShardError(f"merge: {error}") from None
+        self._clock[:] = self._base_clock
+        self._clock[0] += total.weight
+        self._clock[1] += values[end:, 0].sum(dtype=np.float64)
+        if self._scale is not None and self._base_scale is not None:
+            seen = scaler.unpack(keys[cut:end], values[cut:end], columns)
+            self._scale[:] = scaler.advance(self._base_scale, seen)
+        self._mark_base()
+
+
+def _refused(error: Exception) -> DataError:
+    return DataError(str(error), fix="hash the keys into the model's width, and give columns as the model was made for")
+
+
+def _check(o: Mapping[str, Any]) -> None:
+    def need(ok: bool, message: str) -> None:
+        if not ok:
+            raise ConfigError(f"linear model: {message}")
+
+    need(o["learner"] in RATE, f"expected a learner of {', '.join(RATE)}, found {o['learner']!r}")
+    need(o["width"] >= 1 and o["classes"] >= 1, "expected width and classes >= 1")
+    need((o["width"] + 1) * o["classes"] < scaler.LAST - o["width"] * bool(o["scale"]), "width * classes exceeds 2^32")
+    need(o["rate"] > 0, f"expected rate > 0, found {o['rate']}")
+    need(min(o["beta"], o["l1"], o["l2"], o["power_t"], o["epsilon"]) >= 0, "expected beta, l1, l2, power_t, epsilon >= 0")
+    need(0 < o["tau"] < 1, f"expected 0 < tau < 1, found {o['tau']}")
+    need(o["beta"] + o["l2"] > 0, "expected beta > 0 or l2 > 0")
+    if o["learner"] in ("pa1", "pa2"):
+        need(o["loss"] in ("hinge", "epsilon"), f"{o['learner']} takes loss hinge or epsilon, found {o['loss']!r}")
+        need(o["l1"] == 0 and o["l2"] == 0, f"l1 and l2 are not defined for {o['learner']}")
+    need(o["classes"] == 1 or o["loss"] in ("logistic", "hinge", "squared"),
+         f"one against the rest takes logistic, hinge or squared loss, found {o['loss']!r}")
+
+
+def _mean_gradient(batch: Batch, slope: Array, options: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Rows of the block and the mean gradient of each, in ascending order; sums in float64."""
+    if batch.x is not None:
+        keys, g = np.arange(batch.x.shape[1]), slope.astype(np.float64) @ batch.x
+    else:
+        assert batch.indptr is not None and batch.keys is not None
+        each = np.repeat(slope.astype(np.float64), np.diff(batch.indptr))
+        if batch.values is not None:
+            each = each * batch.values
+        keys, place = np.unique(batch.keys, return_inverse=True)
+        g = np.bincount(place, each, len(keys))
+    if options["bias"]:
+        keys = np.append(keys, options["width"])
+        g = np.append(g, slope.sum(dtype=np.float64) * options["bias"])
+    return keys.astype(np.uint32), (g / len(batch)).astype(np.float32)
