@@ -1,0 +1,70 @@
+#pragma once
+#include "parse/base.h"
+
+namespace engine::parse::base {
+
+struct Keys { std::int64_t first; int mode; std::uint32_t mask; };
+
+// One row's `key:value` pairs from `p` to `end`; the code of the first fault, or 0.
+inline std::int64_t pairs(const Byte* p, const Byte* end, const Keys& k, const Out& out, std::int64_t& nnz, bool& ones, std::int64_t& column) {
+    for (column = 1;; ++column) {
+        while (p < end && blank(*p)) ++p;
+        if (p == end || *p == '#') return 0;
+        if (end - p > 4 && !std::memcmp(p, "qid:", 4)) {
+            while (p < end && !blank(*p)) ++p;
+            continue;
+        }
+        const Byte* from = p;
+        std::uint64_t index = 0;
+        while (p < end && digit(*p)) index = index * 10 + (*p++ - '0');
+        if (p == from || p == end || *p != ':') return number;
+        if (p - from > 18 || index < static_cast<std::uint64_t>(k.first)) return key;
+        index -= static_cast<std::uint64_t>(k.first);
+        if (k.mode == hashed) index = mix(index);
+        if (k.mode == exact && index > k.mask) return key;
+        ++p;
+        float value;
+        if (end - p >= 1 && *p == '1' && (p + 1 == end || blank(p[1]))) {
+            value = 1, ++p;
+        } else {
+            p = real(p, end, value);
+            if (!p || (p < end && !blank(*p))) return number;
+            if (!std::isfinite(value)) return finite;
+            ones &= value == 1;
+        }
+        out.keys[nnz] = static_cast<std::uint32_t>(index) & k.mask;
+        out.values[nnz++] = value;
+    }
+}
+
+inline Result libsvm(const Byte* data, std::size_t size, std::int64_t first, int mode, std::uint32_t mask, const Out& out) {
+    Sink sink{out};
+    const Keys k{first, mode, mask};
+    const Byte *p = data, *stop = data + size;
+    out.indptr[0] = 0;
+    while (p < stop) {
+        const Byte *line = p, *end = line_end(p, stop);
+        p = end < stop ? end + 1 : stop;
+        const Byte* q = line;
+        while (q < end && blank(*q)) ++q;
+        if (q == end || *q == '#') continue;
+        float y;
+        std::int64_t nnz = sink.done.nnz, column = 0, code = 0;
+        bool ones = sink.done.ones;
+        q = real(q, end, y);
+        if (!q || (q < end && !blank(*q))) code = number;
+        else if (!std::isfinite(y)) code = finite;
+        else code = pairs(q, end, k, out, nnz, ones, column);
+        if (code) {
+            sink.refuse(line - data, column, code);
+            continue;
+        }
+        out.y[sink.done.rows] = y;
+        out.at[sink.done.rows] = line - data;
+        out.indptr[++sink.done.rows] = sink.done.nnz = nnz;
+        sink.done.ones = ones;
+    }
+    return sink.done;
+}
+
+}  // namespace engine::parse::base

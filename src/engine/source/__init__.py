@@ -1,0 +1,1 @@
+"""Rows in: files, arrays and generators behind one `Source`, cut into pieces that any rank can read."""

@@ -1,0 +1,67 @@
+"""Open a source by its spec: a path, a directory, a glob or stdin."""
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.source.array import ArraySource, from_arrays
+from engine.source.schema import Plan, Task, csv_plan, libsvm_plan
+from engine.source.text import BOM, TextSource, open_stream
+
+HEAD_BYTES = 1 << 20
+
+
+def files(spec: str) -> list[str]:
+    """Paths a spec names, sorted; DataError where there are none."""
+    if spec == "-":
+        return [spec]
+    found = sorted(glob.glob(os.path.join(glob.escape(spec), "*"))) if os.path.isdir(spec) else [spec]
+    if not os.path.exists(spec):
+        found = sorted(glob.glob(spec))
+    found = [p for p in found if not os.path.isdir(p) and not os.path.basename(p).startswith((".", "_"))]
+    if not found:
+        raise DataError("expected a file, a directory of files or a glob that matches, found none", where=spec, fix="check the path")
+    return found
+
+
+def head(path: str) -> bytes:
+    """Whole lines from the start of a file; DataError where it is empty."""
+    with open_stream(path) as file:
+        data = file.read(HEAD_BYTES)
+    data = data.removeprefix(BOM)
+    if not data.strip():
+        raise DataError("expected rows, found an empty file", where=path, fix="give a file that holds data")
+    return data[: data.rfind(b"\n") + 1] if len(data) >= HEAD_BYTES - 3 and b"\n" in data else data
+
+
+def open_source(spec: str, *, target: str | int | None = None, format: str | None = None, header: bool | str = "auto",
+                delimiter: str = "auto", numeric: Collection[str | int] = (), categorical: Collection[str | int] = (),
+                labels: Sequence[str] | None = None, hash_bits: int | None = None, on_bad_rows: str = "error",
+                piece_bytes: int = 1 << 21, piece_rows: int = 4096, task: Task | None = None, missing: str = "zero",
+                first: int | None = None, quoted_newlines: bool = False, plan: Plan | None = None) -> TextSource | ArraySource:
+    """The source that `spec` names; a `plan` from another rank is used as it is.
+
+    Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
+    row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
+    """
+    paths = files(spec)
+    if paths[0].endswith((".npz", ".npy")):
+        parts = np.load(paths[0], allow_pickle=False)
+        x, y = (parts["x"], parts["y"]) if paths[0].endswith(".npz") else (parts[:, :-1], parts[:, -1])
+        return from_arrays(x, y, task=task, piece_rows=piece_rows)
+    if plan is None:
+        if spec == "-":
+            raise DataError("expected a plan for stdin, found none", where="-", fix="give plan=")
+        text = head(paths[0])
+        row = text.split(b"\n", 1)[0]
+        if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
+            plan = libsvm_plan(text, paths[0], task=task, labels=labels, hash_bits=hash_bits, first=first)
+        else:
+            plan = csv_plan(text, paths[0], target=target, header=header, delimiter=delimiter, numeric=numeric,
+                            categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
+                            quoted_newlines=quoted_newlines)
+    return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows)

@@ -1,0 +1,157 @@
+"""What the rows of a text source are: found at the head of its first file, or handed over from rank 0 as a `Plan`."""
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from engine.errors import ConfigError, DataError
+from engine.kernels import _native
+from engine.kernels.plain.parse import decimal, text_hash
+from engine.types import Array, Schema
+
+SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT = range(5)
+Task = Literal["binary", "multiclass", "regression"]
+CLASSES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to parse a source's text: plain values, picklable, equal on every rank.
+
+    `levels`: numeric labels in class order (empty: regression, or text labels in `schema.labels`).
+    """
+
+    format: Literal["csv", "libsvm"]
+    schema: Schema
+    names: tuple[str, ...] = ()
+    kinds: tuple[int, ...] = ()
+    delimiter: str = ","
+    header: bool = False
+    levels: tuple[float, ...] = ()
+    mask: int = (1 << 30) - 1
+    first: int = 1
+    hashed: bool = False
+    missing: Literal["zero", "error", "nan"] = "zero"
+    quoted_newlines: bool = False
+
+    @property
+    def seeds(self) -> Array:
+        return np.array([text_hash(n.encode()) for n in self.names], np.uint64)
+
+
+def number(text: str) -> float | None:
+    """The number in `text`, NaN where it is missing, None where it is neither."""
+    try:
+        return decimal(text)
+    except OverflowError:
+        return float("inf")
+    except ValueError:
+        return None
+
+
+def _task(levels: Sequence[float], task: Task | None) -> tuple[Task, tuple[float, ...]]:
+    whole = all(float(v).is_integer() for v in levels)
+    if task == "regression" or (task is None and (not whole or not 1 < len(levels) <= CLASSES_MAX)):
+        return "regression", ()
+    if task == "binary" and len(levels) > 2:
+        raise ConfigError(f"target: expected 2 classes for task=binary, found {len(levels)}", fix="task=multiclass")
+    if len(levels) == 1 and levels[0] in (-1.0, 0.0, 1.0):
+        levels = (-1.0, 1.0) if levels[0] == -1 else (0.0, 1.0)
+    return task or ("binary" if len(levels) == 2 else "multiclass"), tuple(levels)
+
+
+def _name(level: float) -> str:
+    return str(int(level)) if float(level).is_integer() else repr(level)
+
+
+def libsvm_plan(head: bytes, where: str, *, task: Task | None, labels: Sequence[str] | None, hash_bits: int | None,
+                first: int | None) -> Plan:
+    """Plan of libsvm text from its head; keys are 1-based unless the sample holds a 0."""
+    lines, colons = head.count(b"\n") + 1, head.count(b":")
+    y, at, bad = np.empty(lines, np.float32), np.empty(lines, np.int64), np.zeros(0, np.int64)
+    indptr, keys = np.empty(lines + 1, np.int64), np.empty(colons, np.uint32)
+    values, tally = np.empty(colons, np.float32), np.zeros(8, np.int64)
+    rows, nnz, _ = _native.parse_libsvm(head, y, indptr, keys, values, at, bad, tally, first=0)
+    if not rows:
+        raise DataError("expected `label key:value ...`, found no such row", where=where, fix="format=csv")
+    top, low = (int(keys[:nnz].max()), int(keys[:nnz].min())) if nnz else (0, 1)
+    first = first if first is not None else int(low > 0)
+    bits = hash_bits if hash_bits is not None else min(30, max(18, (16 * (top + 1) - 1).bit_length()))
+    levels = tuple(map(float, labels)) if labels else tuple(np.unique(y[:rows]).tolist())
+    kind, levels = _task(levels, task)
+    schema = Schema(1 << bits, True, kind, tuple(map(_name, levels)))
+    return Plan("libsvm", schema, levels=levels, mask=(1 << bits) - 1, first=first, hashed=hash_bits is not None)
+
+
+def records(text: str, delimiter: str) -> list[list[str]]:
+    """Rows of the sample that hold anything."""
+    return [r for r in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True) if r]
+
+
+def sniff(text: str) -> str:
+    """The delimiter that cuts the first lines into the same number of columns, the most columns winning."""
+    best = (0, ",")
+    for mark in ",;\t| ":
+        widths = {len(r) for r in records("\n".join(text.splitlines()[:20]), mark)}
+        if len(widths) == 1 and (width := widths.pop()) > best[0]:
+            best = (width, mark)
+    return best[1]
+
+
+def column(name: str | int, names: Sequence[str], where: str) -> int:
+    """Index of a column given by name or number (negative counts from the end)."""
+    if isinstance(name, str) and name in names:
+        return names.index(name)
+    try:
+        return range(len(names))[int(name)]
+    except (ValueError, IndexError):
+        found = ", ".join(names[:20])
+        raise ConfigError(f"column: expected a name or number, found {name!r}", where=where, fix=f"one of: {found}") from None
+
+
+def csv_plan(head: bytes, where: str, *, target: str | int | None, header: bool | str, delimiter: str,
+             numeric: Collection[str | int], categorical: Collection[str | int], labels: Sequence[str] | None,
+             hash_bits: int | None, task: Task | None, missing: str, quoted_newlines: bool) -> Plan:
+    """Plan of CSV text from its head. The target defaults to the last column; a column with a non-number is categorical."""
+    text = head.decode("utf-8", "replace").replace("\0", "\ufffd")
+    mark = sniff(text) if delimiter == "auto" else delimiter
+    csv.field_size_limit(1 << 30)
+    rows = records(text, mark)
+    if not rows:
+        raise DataError("expected rows, found none", where=where, fix="give a file that holds data")
+    has = all(number(c) is None for c in rows[0]) if header == "auto" else bool(header)
+    names = tuple(c.strip() for c in rows[0]) if has else tuple(f"c{i}" for i in range(len(rows[0])))
+    body = [r for r in rows[has:] if len(r) == len(names)]
+    if not body:
+        raise DataError("expected rows under the header, found none", where=where, fix="header=false if line 1 is a row")
+    goal = column(-1 if target is None else target, names, where)
+    forced = {column(c, names, where): NUMERIC for c in numeric} | {column(c, names, where): CATEGORICAL for c in categorical}
+    share = [sum(number(r[i]) is None for r in body) / len(body) for i in range(len(names))]
+    kinds = [forced.get(i, CATEGORICAL if share[i] > 0.1 else NUMERIC) for i in range(len(names))]
+    return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines)
+
+
+def _finish(body: list[list[str]], goal: int, kinds: list[int], names: tuple[str, ...], mark: str, has: bool, words: float,
+            labels: Sequence[str] | None, hash_bits: int | None, task: Task | None, missing: str, newlines: bool) -> Plan:
+    cells = [r[goal].strip(" \t\r") for r in body]
+    levels: tuple[float, ...] = ()
+    known = [v for c in cells if (v := number(c)) is not None and np.isfinite(v)]
+    if words > 0.1 or (labels and any(number(v) is None for v in labels)):
+        kinds[goal] = TARGET_TEXT
+        given = tuple(labels or sorted({c for c in cells if (v := number(c)) is None or not np.isnan(v)}))
+        kind: Task = task or ("binary" if len(given) == 2 else "multiclass")
+    else:
+        kinds[goal] = TARGET
+        kind, levels = _task(tuple(map(float, labels)) if labels else tuple(np.unique(known).tolist()), task)
+        given = tuple(map(_name, levels))
+    sparse = CATEGORICAL in kinds or hash_bits is not None
+    bits = hash_bits if hash_bits is not None else 18
+    width = 1 << bits if sparse else kinds.count(NUMERIC)
+    schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal))
+    return Plan("csv", schema, names, tuple(kinds), mark, has, levels, (1 << bits) - 1, missing=cast(Any, missing),
+                quoted_newlines=newlines)
