@@ -22,7 +22,8 @@ from bench.row import Row, row
 from bench.timing import Sample, alone, cpu_s
 from engine.types import Batch
 
-FTRL = {"loss": "logistic", "learner": "ftrl", "alpha": 0.2, "beta": 1.0, "bias": True}
+FTRL = {"loss": "logistic", "learner": "ftrl", "rate": 0.15, "beta": 0.5}
+SGD = {"loss": "logistic", "learner": "sgd", "rate": 0.5, "power_t": 0.0}
 
 
 def linear(width: int, **options: Any) -> Any:
@@ -71,7 +72,7 @@ def a9a_memory(setting: Setting) -> Iterator[Row]:
     batch, bits = rows.batch(times), 18
 
     def make() -> Any:
-        return linear(1 << bits, sparse=True, tracked=True, **FTRL)
+        return linear(1 << bits, tracked=True, **FTRL)
 
     loss = first_pass(make, rows.batch())
     ours = timed(make, lambda model: model.learn(batch))
@@ -112,7 +113,7 @@ def a9a_text(setting: Setting) -> Iterator[Row]:
             return n
 
         n = len(rows.y) * times
-        ours = timed(lambda: linear(1 << 18, sparse=True, tracked=True, **FTRL), work)
+        ours = timed(lambda: linear(1 << 18, tracked=True, **FTRL), work)
         found = ours().result
         if found != n:
             raise ValueError(f"the source gave {found} rows of {n}")
@@ -128,7 +129,7 @@ def zipf_memory(setting: Setting) -> Iterator[Row]:
     batch, bits = rows.batch(), 24
 
     def make() -> Any:
-        return linear(1 << bits, sparse=True, tracked=True, **FTRL)
+        return linear(1 << bits, tracked=True, **FTRL)
 
     loss = first_pass(make, batch)
     ours = timed(make, lambda model: model.learn(batch))
@@ -155,7 +156,7 @@ def electricity_pa(setting: Setting) -> Iterator[Row]:
     batch = streams.dense(x, y)
 
     def make() -> Any:
-        return linear(8, loss="hinge", learner="pa1", scale=True, bias=True)
+        return linear(8, loss="hinge", learner="pa1", scale=True)
 
     series = alone(timed(make, lambda model: model.learn(batch)), 3, 3)
     accuracy = float(((series.result.ravel() > 0) == (y > 0)).mean())
@@ -176,14 +177,14 @@ def electricity_pa(setting: Setting) -> Iterator[Row]:
 def learn_one(setting: Setting) -> Iterator[Row]:
     """Row by row from Python, 8 dense features: predict, then learn; River's dicts are built outside the clock."""
     x, y = streams.electricity(setting.file("electricity.csv"))
-    lists = [(list(map(float, one)), float(label)) for one, label in zip(x, y, strict=True)]
+    pairs = [(np.ascontiguousarray(one), float(label)) for one, label in zip(x, y, strict=True)]
     for scale in (False, True):
         def make(scale: bool = scale) -> Any:
-            return linear(8, loss="logistic", learner="sgd", rate=0.5, power_t=0.0, bias=True, scale=scale)
+            return linear(8, scale=scale, **SGD)
 
         def work(model: Any) -> None:
             learn = model.learn_one
-            for one, label in lists:
+            for one, label in pairs:
                 learn(one, label)
 
         label = "river LogisticRegression" + (", scaled" if scale else "")
@@ -200,7 +201,7 @@ def learn_many(setting: Setting) -> Iterator[Row]:
     parts = [batch.slice(start, min(start + 1000, len(y))) for start in range(0, len(y), 1000)]
 
     def make() -> Any:
-        return linear(8, loss="logistic", learner="sgd", rate=0.5, power_t=0.0, bias=True)
+        return linear(8, **SGD)
 
     ours = timed(make, lambda model: [model.learn(part) for part in parts])
     peers: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
@@ -217,7 +218,7 @@ def learn_many(setting: Setting) -> Iterator[Row]:
 def a9a_ranks(setting: Setting) -> Iterator[Row]:
     """Four ranks that exchange every 8 rows, against one rank: what distribution costs in log loss."""
     path = str(setting.file("a9a.libsvm"))
-    options = ["model.learner=ftrl", "model.alpha=0.2", "exchange.every=8", "loop.threads=1"]
+    options = ["model.learner=ftrl", "exchange.every=8", "loop.threads=1"]
     one, four = (engine(ranks, path, options) for ranks in (1, 4))
     yield row("a9a.ranks4", four["logloss"], "log loss", "1 rank", one["logloss"],
               excess=four["logloss"] - one["logloss"], bars={"excess": "<= 0.001"}, rows=four["rows"])
@@ -232,7 +233,7 @@ def speedup(setting: Setting) -> Iterator[Row]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in shapes}
     for _ in range(3 if setting.long else 2):
         for name, (ranks, threads) in shapes.items():
-            options = ["model.learner=ftrl", "model.alpha=0.2", f"loop.threads={threads}"]
+            options = ["model.learner=ftrl", f"loop.threads={threads}"]
             found[name].append(engine(ranks, spec, options))
     base = found.pop("1x1")
     for name, runs in found.items():
