@@ -7,8 +7,8 @@ namespace py = pybind11;
 
 void bind_check(py::module_&);
 void bind_score(py::module_&);
-void bind_learn(py::module_&);
 void bind_parse(py::module_&);
+void bind_learn(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -21,6 +21,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     }, "Instruction sets this CPU and build can run.");
     bind_check(m);
     bind_score(m);
-    bind_learn(m);
     bind_parse(m);
+    bind_learn(m);
 }

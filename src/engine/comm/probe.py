@@ -1,0 +1,58 @@
+"""Which MPI this Python would use, found without initialising it."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+
+def libmpi() -> str:
+    """Path of the MPI library that is loaded, or the one mpi4py would load first; "none" where there is none."""
+    with open("/proc/self/maps") as maps:
+        loaded = {line.split()[-1] for line in maps if "libmpi" in line.rsplit("/", 1)[-1]}
+    if loaded:
+        return sorted(loaded)[0]
+    if os.environ.get("MPI4PY_LIBMPI"):
+        return os.environ["MPI4PY_LIBMPI"]
+    for folder in (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib"):
+        for name in ("libmpi.so.12", "libmpi.so.40", "libmpi.so"):
+            if (folder / name).exists():
+                return str(folder / name)
+    from ctypes.util import find_library
+
+    return find_library("mpi") or "none"
+
+
+def launcher(given: str = "") -> str:
+    """The mpiexec to use: as given, beside the MPI in this environment, else on PATH; "" where there is none."""
+    beside = Path(sys.prefix) / "bin" / "mpiexec"
+    for found in (given, os.environ.get("ENGINE_MPIEXEC", ""), str(beside) if beside.exists() else ""):
+        if found:
+            return found
+    return shutil.which("mpiexec") or shutil.which("mpirun") or ""
+
+
+@cache
+def vendor(mpiexec: str) -> str:
+    """`mpich`, `openmpi`, `intel` or `unknown`, from what the launcher says of itself."""
+    try:
+        said = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=20).stdout.lower()
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    for word, name in (("open mpi", "openmpi"), ("prte", "openmpi"), ("intel", "intel"), ("hydra", "mpich")):
+        if word in said:
+            return name
+    return "unknown"
+
+
+def flags(mpiexec: str, ranks: int) -> tuple[list[str], dict[str, str]]:
+    """Launcher options and environment for `ranks` on this machine: as root, and with more ranks than cores."""
+    crowded = ranks > len(os.sched_getaffinity(0))
+    if vendor(mpiexec) == "openmpi":
+        options = ["--mca", "osc", "^ucx", "--bind-to", "none"]
+        options += ["--allow-run-as-root"] * (os.getuid() == 0) + ["--oversubscribe"] * crowded
+        return options, {"OMPI_MCA_mpi_yield_when_idle": "1"} if crowded else {}
+    return [], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"} if crowded else {}

@@ -1,0 +1,269 @@
+"""The configuration of a run: defaults < TOML file < environment ENGINE_SECTION_KEY < `section.key=value`.
+
+An unknown key is an error that suggests the nearest known one; a wrong value says what was expected, found, and where.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from engine.errors import ConfigError
+
+Names = tuple[str, ...]
+Every = int | float | None
+
+
+@dataclass
+class Data:
+    """What is read, how it is parsed, and which rank learns which row."""
+
+    source: str = ""
+    format: str | None = None
+    target: str | None = None
+    header: str = "auto"
+    delimiter: str = "auto"
+    numeric: Names = ()
+    categorical: Names = ()
+    labels: Names = ()
+    hash_bits: int | None = None
+    missing: str = "zero"
+    on_bad_rows: str = "error"
+    quoted_newlines: bool = False
+    task: str | None = None
+    piece_bytes: int = 1 << 21
+    rule: str = "deal"
+    key: str | None = None
+
+
+@dataclass
+class Model:
+    """The learner. None = the learner's own default."""
+
+    kind: str = "linear"
+    loss: str | None = None
+    learner: str = "ftrl"
+    alpha: float | None = None
+    beta: float | None = None
+    rate: float | None = None
+    l1: float | None = None
+    l2: float | None = None
+    power_t: float | None = None
+    tau: float | None = None
+    bias: bool = True
+    interactions: bool = False
+    scale: bool | None = None
+
+
+@dataclass
+class Exchange:
+    """`every`: rows a worker learns between exchanges; `merge`: how the sums are applied."""
+
+    every: int = 32
+    merge: str = "owner"
+
+
+@dataclass
+class Loop:
+    """`threads` 0 = cores of the affinity mask over the ranks of the node; `window` in rows; `stall_timeout` in seconds."""
+
+    threads: int = 0
+    window: int = 1000
+    stall_timeout: float = 300.0
+    stop_after_rows: int = 0
+
+
+@dataclass
+class Checkpoint:
+    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never."""
+
+    dir: str = ""
+    every: Every = None
+    keep: int = 2
+    resume: str = "never"
+
+
+@dataclass
+class Run:
+    """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
+
+    dir: str = ""
+    report: bool = True
+    quiet: bool = False
+    json: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """All sections. `digest` is the same on two ranks exactly where they agree."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    exchange: Exchange = field(default_factory=Exchange)
+    loop: Loop = field(default_factory=Loop)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    run: Run = field(default_factory=Run)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return asdict(self)
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        lines = []
+        for section, values in self.to_dict().items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {_toml(section, key, value)}" for key, value in values.items() if value is not None]
+            lines.append("")
+        return "\n".join(lines)
+
+
+CHOICES = {
+    "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
+    "data.rule": ("deal", "hash", "range", "random", "part"), "model.kind": ("linear",),
+    "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
+    "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
+    "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),
+}
+LOWEST = {"exchange.every": 1, "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "data.piece_bytes": 4096,
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+
+
+def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+            env: Mapping[str, str] | None = None) -> Config:
+    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+
+    >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
+    'pa1'
+    """
+    config = Config()
+    if path is not None:
+        for section, values in _read(Path(path)).items():
+            if not isinstance(values, dict):
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+            for key, value in values.items():
+                _set(config, f"{section}.{key}", value, str(path))
+    for name, text in sorted((os.environ if env is None else env).items()):
+        match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
+        if match:
+            _set(config, f"{match[1].lower()}.{match[2].lower()}", text, f"environment {name}")
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"expected section.key=value, found {item!r}", fix="for example model.learner=ftrl")
+        _set(config, key.strip(), text.strip(), f"setting {item}")
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def known() -> list[str]:
+    """Every `section.key`."""
+    config = Config()
+    return [f"{s.name}.{f.name}" for s in fields(config) for f in fields(getattr(config, s.name))]
+
+
+def _set(config: Config, name: str, value: Any, where: str) -> None:
+    section, _, key = name.partition(".")
+    if name not in known():
+        near = difflib.get_close_matches(name, known(), 1, 0.5) or [n for n in known() if n.endswith(f".{name}")]
+        raise ConfigError(f"unknown key {name!r}", where=where,
+                          fix=f"did you mean {near[0]!r}?" if near else "see `engine train --help` for the keys")
+    holder = getattr(config, section)
+    setattr(holder, key, _value(name, value, get_type_hints(type(holder))[key], where))
+
+
+def _value(name: str, value: Any, kind: Any, where: str) -> Any:
+    if name == "data.header" and isinstance(value, bool):
+        value = "yes" if value else "no"
+    found = _parse(name, value, kind, where)
+    options = CHOICES.get(name)
+    if options and found is not None and found not in options:
+        near = difflib.get_close_matches(str(found), options, 1)
+        raise ConfigError(f"{name}: expected one of {', '.join(options)}, found {found!r}", where=where,
+                          fix=f"did you mean {near[0]!r}?" if near else "")
+    if name in LOWEST and found < LOWEST[name]:
+        raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
+    return found
+
+
+def _parse(name: str, value: Any, kind: Any, where: str) -> Any:
+    optional = kind in (str | None, int | None, float | None, bool | None)
+    if optional and (value is None or value == ""):
+        return None
+    base = next(k for k in kind.__args__ if k is not type(None)) if optional else kind
+    parsers: dict[Any, tuple[Callable[[Any], Any], str]] = {
+        str: (str, "text"), bool: (_bool, "true or false"), int: (_int, "a whole number, perhaps with a unit (64Ki, 2M)"),
+        float: (_seconds, "a number, perhaps a duration (10s, 5m)"), Names: (_names, "a list, comma separated"),
+        Every: (_every, 'a row count ("5000rows") or a duration ("10s")'),
+    }
+    parse, expected = parsers[base]
+    try:
+        return parse(value)
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{name}: expected {expected}, found {value!r}", where=where) from None
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}[
+        str(value).lower()]
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError
+    match = re.fullmatch(r"(-?\d[\d_]*)\s*([kmg]?i?)b?(rows)?", str(value).strip().lower())
+    if not match:
+        raise ValueError
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    match = re.fullmatch(r"([-+.\deE_]+?)\s*(ms|s|min|m|h|)", str(value).strip())
+    if not match:
+        raise ValueError
+    return float(match[1]) * TIMES[match[2]]
+
+
+def _every(value: Any) -> Every:
+    if value is None or value == "":
+        return None
+    text = str(value).strip().lower()
+    return _seconds(text) if text.endswith(("s", "m", "h", "min")) and not text.endswith("rows") else _int(text)
+
+
+def _names(value: Any) -> Names:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(str(part) for part in value)
+
+
+def _toml(section: str, key: str, value: Any) -> str:
+    if (section, key) == ("checkpoint", "every"):
+        value = f"{value}rows" if isinstance(value, int) else f"{value}s"
+    return json.dumps(list(value) if isinstance(value, tuple) else value)

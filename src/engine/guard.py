@@ -1,0 +1,173 @@
+"""Failure hygiene of the program (never of the library): hooks, signals, the stall watchdog, the one error message.
+
+The first rank that fails writes `run.error.json` with O_EXCL and prints; the others stay silent; the job is aborted. A
+rank whose main thread has been outside every exchange for `stall_timeout` names itself and its last operation.
+"""
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine.errors import ConfigError, EngineError, PeerError
+
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_WORLD_SIZE")
+CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
+LOSER_S = 1.0
+
+
+def launched() -> int:
+    """Ranks the launcher says there are; 1 without a launcher."""
+    return max([int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdigit()], default=1)
+
+
+def error_file() -> Path | None:
+    """Where the first failing rank leaves its record: given by `engine run`, else one a launcher; None for one rank."""
+    if os.environ.get("ENGINE_ERROR_FILE"):
+        return Path(os.environ["ENGINE_ERROR_FILE"])
+    return Path(tempfile.gettempdir()) / f"engine-{os.getuid()}-{os.getppid()}.error.json" if launched() > 1 else None
+
+
+class Guard:
+    """What the program keeps an eye on. `stop` is the name of the signal that asked to stop, or ""."""
+
+    def __init__(self) -> None:
+        self.rank, self.stop = 0, ""
+        self._name, self._since, self._waiting = "start", time.monotonic(), False
+        self._timeout_s = 0.0
+
+    def install(self) -> None:
+        """Hooks for uncaught exceptions in any thread, and signal handlers; thread pools held to one thread a rank."""
+        for name in CAPS:
+            os.environ.setdefault(name, "1")
+        sys.excepthook = lambda kind, error, trace: self.fail(error)
+        threading.excepthook = lambda args: self.fail(args.exc_value or args.exc_type())
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.stop:
+            os._exit(130 if number == signal.SIGINT else 75)
+        self.stop = signal.Signals(number).name
+
+    def fail(self, error: BaseException) -> None:
+        """Reports `error` once for the job and ends every rank; does not return."""
+        code = error.code if isinstance(error, EngineError) else 130 if isinstance(error, KeyboardInterrupt) else 70
+        record = {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(), "code": code,
+                  "label": getattr(error, "label", "E100"), "message": getattr(error, "message", None) or describe(error),
+                  "where": getattr(error, "where", ""), "fix": getattr(error, "fix", "")}
+        first = claim(record)
+        if first:
+            text = render(record)
+            if code == 70 or os.environ.get("ENGINE_TRACEBACK"):
+                text = "".join(traceback.format_exception(error)) + text
+            print(text, file=sys.stderr, flush=True)
+        else:
+            time.sleep(LOSER_S)
+        leave(code)
+
+    @contextlib.contextmanager
+    def watch(self, name: str) -> Iterator[None]:
+        """Around a wait for other ranks: while inside, this rank is not the one that is late."""
+        self._name, self._waiting = name, True
+        try:
+            yield
+        finally:
+            self._waiting, self._since = False, time.monotonic()
+
+    def beat(self, name: str) -> None:
+        """The main thread is alive and begins `name`."""
+        self._name, self._since = name, time.monotonic()
+
+    def start(self, rank: int, timeout_s: float) -> None:
+        """Starts the watchdog thread of this rank."""
+        self.rank, self._timeout_s = rank, timeout_s
+        self.beat("start")
+        threading.Thread(target=self._patrol, name="watchdog", daemon=True).start()
+
+    def _patrol(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._timeout_s / 10))
+            late_s = time.monotonic() - self._since
+            if not self._waiting and late_s > self._timeout_s:
+                faulthandler.dump_traceback(all_threads=True)
+                self.fail(PeerError(
+                    f"rank {self.rank} has been in {self._name!r} for {late_s:.1f} s while the others wait",
+                    where=f"host {socket.gethostname()}, pid {os.getpid()}",
+                    fix="its stacks are above; raise loop.stall_timeout if this is expected, then resume"))
+
+
+def describe(error: BaseException) -> str:
+    """Kind and text of an error that is not ours, with the innermost line of code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def render(record: dict[str, Any]) -> str:
+    """The message a person reads."""
+    lines = [f"engine: error[{record['label']}] {record['message']}"]
+    if record["where"]:
+        lines.append(f"  at: {record['where']}")
+    if launched() > 1:
+        lines.append(f"  first on rank {record['rank']} ({record['host']}, pid {record['pid']})")
+    if record["fix"]:
+        lines.append(f"  fix: {record['fix']}")
+    return "\n".join(lines)
+
+
+def claim(record: dict[str, Any]) -> bool:
+    """True for the first failure of the job, whose record is kept."""
+    path = error_file()
+    if path is None:
+        return True
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    with os.fdopen(handle, "w") as file:
+        json.dump(record, file)
+    return True
+
+
+def leave(code: int) -> None:
+    """Ends this process, and with it the job where there are several ranks."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "mpi4py.MPI" in sys.modules:
+        from engine.comm.world import abort
+
+        abort(code)
+    os._exit(code)
+
+
+def check_launcher(size: int) -> None:
+    """ConfigError where the launcher says several ranks and MPI says one: they are of two different MPIs."""
+    said = launched()
+    if said > 1 and size == 1:
+        from engine.comm.probe import libmpi
+
+        launcher = next((v for v in (os.environ.get("ENGINE_MPIEXEC"), _parent()) if v), "unknown")
+        raise ConfigError(
+            f"the launcher started {said} ranks but MPI sees 1: launcher {launcher}, MPI library {libmpi()}",
+            fix="start with the mpiexec of that library, or use `engine run -n N …`, which finds it")
+
+
+def _parent() -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{os.getppid()}/exe")
+    return ""
