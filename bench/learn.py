@@ -97,7 +97,7 @@ def a9a_text(setting: Setting) -> Iterator[Row]:
     rows = streams.libsvm(path)
     with folder() as at:
         text = at / "many.libsvm"
-        text.write_bytes(path.read_bytes() * times)
+        text.write_bytes((path.read_bytes().rstrip() + b"\n") * times)
 
         def work(model: Any) -> int:
             source, n, piece = open_source(str(text), format="libsvm"), 0, 0

@@ -52,6 +52,11 @@ def isa() -> str | None:
     return _native.isa()
 
 
+def available() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -62,7 +67,7 @@ def version(package: str) -> str | None:
 def machine() -> dict[str, Any]:
     """CPU, cores, ISA in use, OS, versions, MPI, commit, load, date (UTC)."""
     return {
-        "cpu": cpu_model(), "cores": len(os.sched_getaffinity(0)), "isa": isa(),
+        "cpu": cpu_model(), "cores": available(), "isa": isa(),
         "os": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
         "numpy": version("numpy"), "mpi": mpi(), "engine": version("engine"), "commit": commit(),
         "load": [round(one, 2) for one in os.getloadavg()], "date": datetime.now(UTC).isoformat(timespec="seconds"),

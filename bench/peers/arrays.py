@@ -19,8 +19,8 @@ def topk(n, k, seed):
     return run
 
 
-def piquant_int8(n, seed):
-    """piquant's nearest rounding of float32 to uint8, its scale from its own pass, on one thread."""
+def piquant_int8(n, seed, fit):
+    """piquant's nearest rounding of float32 to uint8 on one thread; with `fit` its scale pass is part of the round."""
     import importlib.util
 
     import numpy as np
@@ -31,12 +31,13 @@ def piquant_int8(n, seed):
 
     context, kind = piquant.Context(1), piquant.DataType
     g, out = heavy(np, n, seed), np.empty(n, np.uint8)
+    source, target = g.ctypes.data, out.ctypes.data
+    found = context.compute_quant_params_ptr_float32(source, kind.UINT8, n)
 
-    def run():
-        source, target = g.ctypes.data, out.ctypes.data
-        scale, zero = context.compute_quant_params_ptr_float32(source, kind.UINT8, n)
+    def run(held=(g, out)):
+        scale, zero = context.compute_quant_params_ptr_float32(source, kind.UINT8, n) if fit else found
         context.quantize_ptr(source, kind.F32, target, kind.UINT8, n, scale, zero, piquant.RoundMode.NEAREST)
-        return {"scale": scale, "first": int(out[0])}
+        return {"scale": scale, "first": int(held[1][0])}
 
     return run
 
