@@ -104,8 +104,8 @@ inline std::int64_t record(const Byte*& p, const Byte* stop, const Csv& plan, co
     for (column = 0;; ++column) {
         const Field f = field(p, stop, plan);
         const bool last = p == stop || *p == '\n';
-        std::int64_t code = !f.begin ? static_cast<std::int64_t>(quote)
-                          : column >= plan.columns ? static_cast<std::int64_t>(many)
+        std::int64_t code = !f.begin ? std::int64_t{quote}
+                          : column >= plan.columns ? std::int64_t{many}
                                                     : cell(f, column, plan, out, row);
         if (!code && last && column + 1 < plan.columns) code = few, ++column;
         if (code) {

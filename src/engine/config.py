@@ -45,18 +45,19 @@ class Data:
 
 @dataclass
 class Model:
-    """The learner. None = the learner's own default."""
+    """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C."""
 
     kind: str = "linear"
     loss: str | None = None
     learner: str = "ftrl"
-    alpha: float | None = None
+    classes: int = 2
     beta: float | None = None
     rate: float | None = None
     l1: float | None = None
     l2: float | None = None
     power_t: float | None = None
     tau: float | None = None
+    epsilon: float | None = None
     bias: bool = True
     interactions: bool = False
     scale: bool | None = None

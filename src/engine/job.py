@@ -59,6 +59,9 @@ def source_options(config: Config) -> dict[str, Any]:
     names = ("format", "target", "header", "delimiter", "categorical", "numeric", "labels", "hash_bits", "missing",
              "on_bad_rows", "quoted_newlines", "task", "piece_bytes")
     options = {name: getattr(data, name) for name in names}
+    options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
+    options["labels"] = data.labels or None
+    options["target"] = int(data.target) if (data.target or "").lstrip("-").isdigit() else data.target
     return options | {"piece_rows": interval(config) * threads(config)}
 
 
@@ -80,25 +83,33 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     workers = threads(config) * link.size
     model = build(config, schema, tracked=workers > 1)
     team = loop.Team(model, threads(config))
-    classes = len(schema.labels) or config.model.classes
-    meter = Meter(schema.task, max(2, classes), window=config.loop.window)
+    meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     k = interval(config) if workers > 1 else max(interval(config), 2048)
     every = config.checkpoint.every
-    rules = Rules(save_rows=every if isinstance(every, int) else 0, save_s=every if isinstance(every, float) else 0.0,
-                  stop_rows=config.loop.stop_after_rows) if config.checkpoint.dir else Rules(
-                      stop_rows=config.loop.stop_after_rows)
+    saves = bool(config.checkpoint.dir)
+    rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
+                  save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
+                  stop_rows=config.loop.stop_after_rows)
     return loop.Job(link, team, meter, rows, k, rules)
 
 
 def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
-    """The model of the `[model]` section for rows of this schema."""
+    """The model of the `[model]` section for rows of this schema; dense columns are standardised unless told not to."""
     model = config.model
-    loss = model.loss or {"binary": "logistic", "multiclass": "logistic", "regression": "squared"}[schema.task]
-    classes = (len(schema.labels) or model.classes) if schema.task == "multiclass" else 1
-    given = {name: getattr(model, name) for name in ("alpha", "beta", "rate", "l1", "l2", "power_t", "tau", "scale")}
-    return Linear(schema.width, loss=loss, learner=model.learner, classes=classes, bias=model.bias,
-                  interactions=model.interactions, merge=config.exchange.merge, tracked=tracked, sparse=schema.sparse,
-                  **{name: value for name, value in given.items() if value is not None})
+    passive = model.learner in ("pa1", "pa2")
+    real = schema.task == "regression"
+    loss = model.loss or ("epsilon" if real else "hinge") if passive else model.loss or ("squared" if real else "logistic")
+    given = {name: getattr(model, name) for name in ("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon")}
+    return Linear(
+        schema.width, loss=loss, learner=model.learner, bias=float(model.bias), interactions=model.interactions,  # type: ignore[arg-type]
+        classes=classes(config, schema) if schema.task == "multiclass" else 1, merge=config.exchange.merge,  # type: ignore[arg-type]
+        scale=not schema.sparse if model.scale is None else model.scale, tracked=tracked,
+        **{name: value for name, value in given.items() if value is not None})
+
+
+def classes(config: Config, schema: Schema) -> int:
+    """Labels of a classification task."""
+    return max(2, len(schema.labels) or config.model.classes)
 
 
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
@@ -182,3 +193,18 @@ def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> Non
         job.meter = Meter.merged([of(rank) for rank in range(ranks)])
 
 
+
+
+def gathered_stats(link: Link, source: Source) -> dict[str, Any]:
+    """Rows left out over all ranks, by reason, with the first examples; the same on every rank."""
+    mine = getattr(source, "stats", None) or {"bad": 0, "reasons": {}, "examples": []}
+    found = link.gather(mine, name="row counts")
+    if found is None:
+        return link.bcast(None, name="row counts")
+    reasons: dict[str, int] = {}
+    for stats in found:
+        for reason, count in stats["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    whole = {"bad_rows": sum(stats["bad"] for stats in found), "bad_reasons": reasons,
+             "bad_examples": [e for stats in found for e in stats["examples"]][:5]}
+    return link.bcast(whole, name="row counts")

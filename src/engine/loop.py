@@ -75,6 +75,7 @@ class Job:
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
     stop: Callable[[], str] = str
+    beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
     began_s: float = field(default_factory=time.monotonic)
@@ -111,6 +112,7 @@ def run(job: Job) -> Iterator[Event]:
 def step(job: Job, rows: Batch | None) -> Tick:
     """One collective step over this rank's `rows` (None or none: takes part with weight 0)."""
     began = time.perf_counter()
+    job.beat(f"step {job.clock.step + 1}")
     scores, update, error = None, None, None
     try:
         if rows is not None and len(rows):

@@ -1,4 +1,5 @@
 """Which rank learns which row, and which pieces can be read side by side. Pure functions."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -30,8 +31,18 @@ def row_key(batch: Batch, column: int | None) -> Array:
     return key
 
 
-def owner(rule: str, order: Array, batch: Batch, size: int, *, block_rows: int = 1, seed: int = 0,
-          key_column: int | None = None, bounds: Array | None = None, reader: int = 0) -> Array:
+def owner(
+    rule: str,
+    order: Array,
+    batch: Batch,
+    size: int,
+    *,
+    block_rows: int = 1,
+    seed: int = 0,
+    key_column: int | None = None,
+    bounds: Array | None = None,
+    reader: int = 0,
+) -> Array:
     """int32 `(n,)`: the one rank of `size` that learns each row; `order` int64 `(n,)` is the global order.
 
     `deal`: blocks of `block_rows` in turn; `hash`: of `row_key`; `range`: `row_key` (a dense column by value) against
@@ -42,7 +53,9 @@ def owner(rule: str, order: Array, batch: Batch, size: int, *, block_rows: int =
     if rule == "part":
         return np.full(len(order), reader, np.int32)
     if rule == "random":
-        return (mixed(mixed(np.uint64(seed) + np.zeros(1, np.uint64)) ^ order.astype(np.uint64)) % np.uint64(size)).astype(np.int32)
+        return (
+            mixed(mixed(np.uint64(seed) + np.zeros(1, np.uint64)) ^ order.astype(np.uint64)) % np.uint64(size)
+        ).astype(np.int32)
     if rule == "hash":
         return (mixed(row_key(batch, key_column) + np.uint64(seed)) % np.uint64(size)).astype(np.int32)
     if rule == "range":

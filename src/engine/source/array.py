@@ -1,4 +1,5 @@
 """Arrays in memory as a source: random access, a piece is a fixed number of rows."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -41,22 +42,44 @@ class ArraySource:
 
 def from_arrays(x: Array, y: Array, *, task: str | None = None, piece_rows: int = 4096) -> ArraySource:
     """Source of dense `x` `(n, d)` and `y` `(n,)`; labels become class ids unless `task` is regression."""
-    return _source(Batch(np.empty(0), np.empty(0), np.empty(0), x=np.ascontiguousarray(x, np.float32)), x.shape[0], y,
-                   x.shape[1], task, piece_rows)
+    return _source(
+        Batch(np.empty(0), np.empty(0), np.empty(0), x=np.ascontiguousarray(x, np.float32)),
+        x.shape[0],
+        y,
+        x.shape[1],
+        task,
+        piece_rows,
+    )
 
 
-def from_csr(indptr: Array, keys: Array, values: Array | None, y: Array, *, width: int | None = None,
-             task: str | None = None, piece_rows: int = 4096) -> ArraySource:
+def from_csr(
+    indptr: Array,
+    keys: Array,
+    values: Array | None,
+    y: Array,
+    *,
+    width: int | None = None,
+    task: str | None = None,
+    piece_rows: int = 4096,
+) -> ArraySource:
     """Source of CSR rows; `width` defaults to the largest key + 1."""
     size = width or (int(keys.max()) + 1 if len(keys) else 1)
-    rows = Batch(np.empty(0), np.empty(0), np.empty(0), indptr=np.asarray(indptr, np.int64), keys=np.asarray(keys, np.uint32),
-                 values=None if values is None else np.asarray(values, np.float32))
+    rows = Batch(
+        np.empty(0),
+        np.empty(0),
+        np.empty(0),
+        indptr=np.asarray(indptr, np.int64),
+        keys=np.asarray(keys, np.uint32),
+        values=None if values is None else np.asarray(values, np.float32),
+    )
     return _source(rows, len(indptr) - 1, y, size, task, piece_rows)
 
 
 def _source(rows: Batch, count: int, y: Array, width: int, task: str | None, piece_rows: int) -> ArraySource:
     if len(y) != count or not count:
-        raise DataError(f"expected a label a row and at least one row, found {len(y)} labels, {count} rows", fix="check the arrays")
+        raise DataError(
+            f"expected a label a row and at least one row, found {len(y)} labels, {count} rows", fix="check the arrays"
+        )
     data = rows.x if rows.x is not None else rows.values
     if data is not None and not np.isfinite(data).all():
         raise DataError("expected finite features, found NaN or infinity", fix="clean the arrays first")

@@ -1,4 +1,5 @@
 """Open a source by its spec: a path, a directory, a glob or stdin."""
+
 from __future__ import annotations
 
 import glob
@@ -24,7 +25,9 @@ def files(spec: str) -> list[str]:
         found = sorted(glob.glob(spec))
     found = [p for p in found if not os.path.isdir(p) and not os.path.basename(p).startswith((".", "_"))]
     if not found:
-        raise DataError("expected a file, a directory of files or a glob that matches, found none", where=spec, fix="check the path")
+        raise DataError(
+            "expected a file, a directory of files or a glob that matches, found none", where=spec, fix="check the path"
+        )
     return found
 
 
@@ -38,11 +41,26 @@ def head(path: str) -> bytes:
     return data[: data.rfind(b"\n") + 1] if len(data) >= HEAD_BYTES - 3 and b"\n" in data else data
 
 
-def open_source(spec: str, *, target: str | int | None = None, format: str | None = None, header: bool | str = "auto",
-                delimiter: str = "auto", numeric: Collection[str | int] = (), categorical: Collection[str | int] = (),
-                labels: Sequence[str] | None = None, hash_bits: int | None = None, on_bad_rows: str = "error",
-                piece_bytes: int = 1 << 21, piece_rows: int = 4096, task: Task | None = None, missing: str = "zero",
-                first: int | None = None, quoted_newlines: bool = False, plan: Plan | None = None) -> TextSource | ArraySource:
+def open_source(
+    spec: str,
+    *,
+    target: str | int | None = None,
+    format: str | None = None,
+    header: bool | str = "auto",
+    delimiter: str = "auto",
+    numeric: Collection[str | int] = (),
+    categorical: Collection[str | int] = (),
+    labels: Sequence[str] | None = None,
+    hash_bits: int | None = None,
+    on_bad_rows: str = "error",
+    piece_bytes: int = 1 << 21,
+    piece_rows: int = 4096,
+    task: Task | None = None,
+    missing: str = "zero",
+    first: int | None = None,
+    quoted_newlines: bool = False,
+    plan: Plan | None = None,
+) -> TextSource | ArraySource:
     """The source that `spec` names; a `plan` from another rank is used as it is.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
@@ -61,7 +79,18 @@ def open_source(spec: str, *, target: str | int | None = None, format: str | Non
         if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
             plan = libsvm_plan(text, paths[0], task=task, labels=labels, hash_bits=hash_bits, first=first)
         else:
-            plan = csv_plan(text, paths[0], target=target, header=header, delimiter=delimiter, numeric=numeric,
-                            categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
-                            quoted_newlines=quoted_newlines)
+            plan = csv_plan(
+                text,
+                paths[0],
+                target=target,
+                header=header,
+                delimiter=delimiter,
+                numeric=numeric,
+                categorical=categorical,
+                labels=labels,
+                hash_bits=hash_bits,
+                task=task,
+                missing=missing,
+                quoted_newlines=quoted_newlines,
+            )
     return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows)

@@ -1,4 +1,5 @@
 """What the rows of a text source are: found at the head of its first file, or handed over from rank 0 as a `Plan`."""
+
 from __future__ import annotations
 
 import csv
@@ -69,8 +70,15 @@ def _name(level: float) -> str:
     return str(int(level)) if float(level).is_integer() else repr(level)
 
 
-def libsvm_plan(head: bytes, where: str, *, task: Task | None, labels: Sequence[str] | None, hash_bits: int | None,
-                first: int | None) -> Plan:
+def libsvm_plan(
+    head: bytes,
+    where: str,
+    *,
+    task: Task | None,
+    labels: Sequence[str] | None,
+    hash_bits: int | None,
+    first: int | None,
+) -> Plan:
     """Plan of libsvm text from its head; keys are 1-based unless the sample holds a 0."""
     lines, colons = head.count(b"\n") + 1, head.count(b":")
     y, at, bad = np.empty(lines, np.float32), np.empty(lines, np.int64), np.zeros(0, np.int64)
@@ -94,13 +102,13 @@ def records(text: str, delimiter: str) -> list[list[str]]:
 
 
 def sniff(text: str) -> str:
-    """The delimiter that cuts the first lines into the same number of columns, the most columns winning."""
-    best = (0, ",")
+    """The delimiter that cuts most of the first lines into one same number of columns, more winning ties."""
+    best = (0, 1, ",")
     for mark in ",;\t| ":
-        widths = {len(r) for r in records("\n".join(text.splitlines()[:20]), mark)}
-        if len(widths) == 1 and (width := widths.pop()) > best[0]:
-            best = (width, mark)
-    return best[1]
+        widths = [len(r) for r in records("\n".join(text.splitlines()[:20]), mark)]
+        for width in {w for w in widths if w > 1}:
+            best = max(best, (widths.count(width), width, mark), key=lambda b: b[:2])
+    return best[2]
 
 
 def column(name: str | int, names: Sequence[str], where: str) -> int:
@@ -111,13 +119,27 @@ def column(name: str | int, names: Sequence[str], where: str) -> int:
         return range(len(names))[int(name)]
     except (ValueError, IndexError):
         found = ", ".join(names[:20])
-        raise ConfigError(f"column: expected a name or number, found {name!r}", where=where, fix=f"one of: {found}") from None
+        raise ConfigError(
+            f"column: expected a name or number, found {name!r}", where=where, fix=f"one of: {found}"
+        ) from None
 
 
-def csv_plan(head: bytes, where: str, *, target: str | int | None, header: bool | str, delimiter: str,
-             numeric: Collection[str | int], categorical: Collection[str | int], labels: Sequence[str] | None,
-             hash_bits: int | None, task: Task | None, missing: str, quoted_newlines: bool) -> Plan:
-    """Plan of CSV text from its head. The target defaults to the last column; a column with a non-number is categorical."""
+def csv_plan(
+    head: bytes,
+    where: str,
+    *,
+    target: str | int | None,
+    header: bool | str,
+    delimiter: str,
+    numeric: Collection[str | int],
+    categorical: Collection[str | int],
+    labels: Sequence[str] | None,
+    hash_bits: int | None,
+    task: Task | None,
+    missing: str,
+    quoted_newlines: bool,
+) -> Plan:
+    """Plan of CSV text from its head; the target defaults to the last; columns of non-numbers are categorical."""
     text = head.decode("utf-8", "replace").replace("\0", "\ufffd")
     mark = sniff(text) if delimiter == "auto" else delimiter
     csv.field_size_limit(1 << 30)
@@ -128,16 +150,32 @@ def csv_plan(head: bytes, where: str, *, target: str | int | None, header: bool 
     names = tuple(c.strip() for c in rows[0]) if has else tuple(f"c{i}" for i in range(len(rows[0])))
     body = [r for r in rows[has:] if len(r) == len(names)]
     if not body:
-        raise DataError("expected rows under the header, found none", where=where, fix="header=false if line 1 is a row")
+        raise DataError(
+            "expected rows under the header, found none", where=where, fix="header=false if line 1 is a row"
+        )
     goal = column(-1 if target is None else target, names, where)
-    forced = {column(c, names, where): NUMERIC for c in numeric} | {column(c, names, where): CATEGORICAL for c in categorical}
+    forced = {column(c, names, where): NUMERIC for c in numeric} | {
+        column(c, names, where): CATEGORICAL for c in categorical
+    }
     share = [sum(number(r[i]) is None for r in body) / len(body) for i in range(len(names))]
     kinds = [forced.get(i, CATEGORICAL if share[i] > 0.1 else NUMERIC) for i in range(len(names))]
     return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines)
 
 
-def _finish(body: list[list[str]], goal: int, kinds: list[int], names: tuple[str, ...], mark: str, has: bool, words: float,
-            labels: Sequence[str] | None, hash_bits: int | None, task: Task | None, missing: str, newlines: bool) -> Plan:
+def _finish(
+    body: list[list[str]],
+    goal: int,
+    kinds: list[int],
+    names: tuple[str, ...],
+    mark: str,
+    has: bool,
+    words: float,
+    labels: Sequence[str] | None,
+    hash_bits: int | None,
+    task: Task | None,
+    missing: str,
+    newlines: bool,
+) -> Plan:
     cells = [r[goal].strip(" \t\r") for r in body]
     levels: tuple[float, ...] = ()
     known = [v for c in cells if (v := number(c)) is not None and np.isfinite(v)]
@@ -153,5 +191,15 @@ def _finish(body: list[list[str]], goal: int, kinds: list[int], names: tuple[str
     bits = hash_bits if hash_bits is not None else 18
     width = 1 << bits if sparse else kinds.count(NUMERIC)
     schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal))
-    return Plan("csv", schema, names, tuple(kinds), mark, has, levels, (1 << bits) - 1, missing=cast(Any, missing),
-                quoted_newlines=newlines)
+    return Plan(
+        "csv",
+        schema,
+        names,
+        tuple(kinds),
+        mark,
+        has,
+        levels,
+        (1 << bits) - 1,
+        missing=cast(Any, missing),
+        quoted_newlines=newlines,
+    )

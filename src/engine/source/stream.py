@@ -11,7 +11,7 @@ step of the whole job; `take(k)` gives this rank's rows of the next window. Two 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Dealt:
         self._mine: deque[Batch] = deque()
         self._pieces: deque[tuple[Cursor, int, float]] = deque()  # where its rows begin, how many, label before them
         self._ended = False
+        self._open: Iterator[Batch] | None = None
 
     def take(self, k: int) -> Batch | None:
         """This rank's rows (perhaps none) of the next `size * k` rows of the job; None after the last, on all ranks."""
@@ -97,25 +98,48 @@ class Dealt:
     def _wave(self) -> None:
         """Reads the next pieces that different ranks can read at once, numbers their rows, moves them to the owners."""
         link, first = self._link, self._next
-        readers = [self._source.reader(first, link.size)]
-        total = self._source.pieces
-        while len(readers) < link.size and (total is None or first + len(readers) < total):
-            reader = self._source.reader(first + len(readers), link.size)
-            if reader in readers:
-                break
-            readers.append(reader)
-        rows, error = None, None
-        if link.rank in readers and (total is None or first < total):
+        readers = self._readers(first)
+        rows, error, finished = None, None, True
+        if link.rank in readers:
             mine = readers.index(link.rank)
             try:
-                rows = gathered(self._source.read(first + mine, self._skip if mine == 0 else 0))
+                if self._endless(first):
+                    rows, finished = self._portion(first)
+                else:
+                    rows = gathered(self._source.read(first + mine, self._skip if mine == 0 else 0))
             except Exception as caught:
                 error = caught
         count = 0 if rows is None else len(rows)
         last = float(rows.y[-1]) if rows is not None and count else np.nan
         known = -1 if self._source.pieces is None else self._source.pieces
-        table = self._vote(link, [count, last, known], error, name="read pieces")
+        table = self._vote(link, [count, last, known, finished], error, name="read pieces")
         self._enter(table, readers, rows)
+
+    def _readers(self, first: int) -> list[int]:
+        """Ranks that read pieces first, first + 1, … in this wave; a piece of unknown length is read alone."""
+        total = self._source.pieces
+        if total is not None and first >= total:
+            return []
+        readers = [self._source.reader(first, self._link.size)]
+        while (len(readers) < self._link.size and not self._endless(first + len(readers) - 1)
+               and (total is None or first + len(readers) < total) and not self._endless(first + len(readers))):
+            reader = self._source.reader(first + len(readers), self._link.size)
+            if reader in readers:
+                break
+            readers.append(reader)
+        return readers
+
+    def _endless(self, piece: int) -> bool:
+        """True for a pipe or a compressed file: its length is known only at its end, so it is taken in portions."""
+        return getattr(self._source, "streamed", lambda piece: False)(piece)
+
+    def _portion(self, piece: int) -> tuple[Batch | None, bool]:
+        if self._open is None:
+            self._open = iter(self._source.read(piece, self._skip))
+        rows = next(self._open, None)
+        if rows is None:
+            self._open = None
+        return rows, rows is None
 
     def _enter(self, table: Array, readers: list[int], rows: Batch | None) -> None:
         link, base, label = self._link, self._read, self._label
@@ -130,8 +154,13 @@ class Dealt:
                 self._pieces.append((Cursor(self._next + place, skip, base), count, label))
                 label = float(table[reader, 1])
             base += count
-        self._label, self._read, self._skip = label, base, 0
-        self._next += len(readers)
+        self._label = label
+        if readers and table[readers[0], 3]:
+            self._next += len(readers)
+            self._skip = 0
+        else:
+            self._skip += base - self._read
+        self._read = base
         known = int(table[:, 2].max())
         self._ended = known >= 0 and self._next >= known
         self._mine.extend(self._move(rows))

@@ -1,4 +1,5 @@
 """Text sources: plain files cut into pieces by byte range, and streams (gzip, stdin) of one piece a file."""
+
 from __future__ import annotations
 
 import gzip
@@ -15,9 +16,21 @@ from engine.source.schema import NUMERIC, TARGET_TEXT, Plan
 from engine.types import Array, Batch
 
 BOM = b"\xef\xbb\xbf"
-REASONS = ("", "too few columns", "too many columns", "not a number", "not finite", "unknown label", "open quote", "bad key")
-FIXES = {5: "labels=[...] with every label, or on_bad_rows=skip", 6: "quoted_newlines=true, or on_bad_rows=skip",
-         7: "hash_bits=24, or first=0 where keys count from 0"}
+REASONS = (
+    "",
+    "too few columns",
+    "too many columns",
+    "not a number",
+    "not finite",
+    "unknown label",
+    "open quote",
+    "bad key",
+)
+FIXES = {
+    5: "labels=[...] with every label, or on_bad_rows=skip",
+    6: "quoted_newlines=true, or on_bad_rows=skip",
+    7: "hash_bits=24, or first=0 where keys count from 0",
+}
 EXAMPLES = 5
 
 
@@ -28,17 +41,31 @@ def open_stream(path: str) -> BinaryIO:
     try:
         return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
-        raise DataError(f"expected a readable file, found: {error.strerror}", where=path, fix="check the path and its permissions") from error
+        raise DataError(
+            f"expected a readable file, found: {error.strerror}", where=path, fix="check the path and its permissions"
+        ) from error
 
 
 def buffers(plan: Plan, data: Any) -> tuple[dict[str, Any], int]:
     """Arrays with room for every row and entry that `data` can hold."""
     lines = _native.count_byte(data, 10) + 1
-    out: dict[str, Any] = {"y": np.empty(lines, np.float32), "at": np.empty(lines, np.int64), "tally": np.zeros(8, np.int64),
-                           "bad": np.zeros(3 * 64, np.int64), "x": None, "indptr": None, "keys": None, "values": None}
+    out: dict[str, Any] = {
+        "y": np.empty(lines, np.float32),
+        "at": np.empty(lines, np.int64),
+        "tally": np.zeros(8, np.int64),
+        "bad": np.zeros(3 * 64, np.int64),
+        "x": None,
+        "indptr": None,
+        "keys": None,
+        "values": None,
+    }
     if plan.schema.sparse:
         room = _native.count_byte(data, 58) if plan.format == "libsvm" else lines * len(plan.kinds)
-        out |= {"indptr": np.empty(lines + 1, np.int64), "keys": np.empty(room, np.uint32), "values": np.empty(room, np.float32)}
+        out |= {
+            "indptr": np.empty(lines + 1, np.int64),
+            "keys": np.empty(room, np.uint32),
+            "values": np.empty(room, np.float32),
+        }
     else:
         out["x"] = np.empty((lines, plan.kinds.count(NUMERIC)), np.float32)
     return out, lines
@@ -50,13 +77,24 @@ def parse(plan: Plan, data: Any) -> tuple[Batch, Array, Array, Array]:
     ones = False
     if plan.format == "libsvm":
         del out["x"]
-        rows, nnz, ones = _native.parse_libsvm(data, **out, first=plan.first, mode=2 if plan.hashed else 0, mask=plan.mask)
+        rows, nnz, ones = _native.parse_libsvm(
+            data, **out, first=plan.first, mode=2 if plan.hashed else 0, mask=plan.mask
+        )
         out["x"] = None
     else:
         names = [n.encode() for n in plan.schema.labels] if TARGET_TEXT in plan.kinds else []
         ends = np.cumsum([len(n) for n in names], dtype=np.int64)
-        rows, nnz = _native.parse_csv(data, np.array(plan.kinds, np.uint8), plan.seeds, b"".join(names), ends, **out,
-                                      delimiter=ord(plan.delimiter), mask=plan.mask, lines_only=not plan.quoted_newlines)
+        rows, nnz = _native.parse_csv(
+            data,
+            np.array(plan.kinds, np.uint8),
+            plan.seeds,
+            b"".join(names),
+            ends,
+            **out,
+            delimiter=ord(plan.delimiter),
+            mask=plan.mask,
+            lines_only=not plan.quoted_newlines,
+        )
     batch = Batch(out["y"][:rows], np.arange(rows, dtype=np.int64), np.empty(0, np.float32))
     if out["x"] is None:
         batch.indptr, batch.keys = out["indptr"][: rows + 1], out["keys"][:nnz]
@@ -84,7 +122,8 @@ def _settle(plan: Plan, batch: Batch, at: Array, bad: Array, tally: Array) -> tu
         elif batch.x is not None:
             wrong[gap.any(axis=1)] = 4
         else:
-            wrong[np.searchsorted(batch.indptr, np.flatnonzero(gap), "right") - 1] = 4  # type: ignore[arg-type]
+            assert batch.indptr is not None
+            wrong[np.searchsorted(batch.indptr, np.flatnonzero(gap), "right") - 1] = 4
     if wrong.any():
         rows = np.flatnonzero(wrong)
         column = plan.kinds.index(3) if 3 in plan.kinds else 0
@@ -106,19 +145,27 @@ class TextSource:
     gzip file, stdin, or a file with `quoted_newlines` is one piece, read as a stream in batches of about piece_bytes.
     """
 
-    def __init__(self, paths: Sequence[str], plan: Plan, *, piece_bytes: int = 1 << 21, on_bad_rows: str = "error") -> None:
+    def __init__(
+        self, paths: Sequence[str], plan: Plan, *, piece_bytes: int = 1 << 21, on_bad_rows: str = "error"
+    ) -> None:
         self.paths, self.plan, self.schema = tuple(paths), plan, plan.schema
         self.piece_bytes, self.policy = piece_bytes, on_bad_rows
         self.events: list[str] = []
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
         self._sizes = [None if self._streamed(p) else os.path.getsize(p) for p in self.paths]
-        self._body = [0 if size is None else self._find_body(p) for p, size in zip(self.paths, self._sizes)]
+        self._body = [
+            0 if size is None else self._find_body(p) for p, size in zip(self.paths, self._sizes, strict=True)
+        ]
         counts = [1 if size is None else max(1, -(-size // piece_bytes)) for size in self._sizes]
         self._starts = np.cumsum([0, *counts])
         self.pieces: int | None = int(self._starts[-1])
 
     def _streamed(self, path: str) -> bool:
         return path == "-" or path.endswith(".gz") or self.plan.quoted_newlines or not os.path.isfile(path)
+
+    def streamed(self, piece: int) -> bool:
+        """True where the piece is a stream, whose length is known only at its end."""
+        return self._sizes[int(np.searchsorted(self._starts, piece, "right")) - 1] is None
 
     def _find_body(self, path: str) -> int:
         with open_stream(path) as file:
@@ -136,8 +183,11 @@ class TextSource:
             offset, line = offset + len(line), file.readline()
         names = line.decode("utf-8", "replace").strip().split(self.plan.delimiter)
         if b'"' not in line and [n.strip() for n in names] != list(self.plan.names):
-            raise DataError(f"header: expected {list(self.plan.names)}, found {names}", where=f"{path}:1",
-                            fix="give files with one header, or header=false")
+            raise DataError(
+                f"header: expected {list(self.plan.names)}, found {names}",
+                where=f"{path}:1",
+                fix="give files with one header, or header=false",
+            )
         self._pending = b""
         return offset + len(line)
 
@@ -173,16 +223,26 @@ class TextSource:
         try:
             found = os.fstat(handle).st_size
             if found < size:
-                raise DataError(f"expected {size} bytes, found {found}: the file shrank", where=path, fix="start again on a file that stays")
+                raise DataError(
+                    f"expected {size} bytes, found {found}: the file shrank",
+                    where=path,
+                    fix="start again on a file that stays",
+                )
             low = max(self._body[file], self._edge(handle, index * self.piece_bytes, size))
             high = max(low, self._edge(handle, min(size, (index + 1) * self.piece_bytes), size))
             data = bytearray()
             while len(data) < high - low and (part := os.pread(handle, high - low - len(data), low + len(data))):
                 data += part
+            if len(data) < high - low:
+                raise DataError(
+                    f"expected {high - low} bytes from byte {low}, found {len(data)}: the file shrank",
+                    where=path,
+                    fix="start again on a file that stays",
+                )
         finally:
             os.close(handle)
         if data:
-            yield low, data if isinstance(data, bytes) else bytes(data)
+            yield low, bytes(data)
 
     def _edge(self, handle: int, at: int, size: int) -> int:
         """First line start at or after byte `at`."""
@@ -208,13 +268,15 @@ class TextSource:
             if rest:
                 yield offset, rest
         except (EOFError, gzip.BadGzipFile, OSError) as error:
-            raise DataError(f"expected a whole stream, found: {error}", where=self.paths[file], fix="fetch the file again") from error
+            raise DataError(
+                f"expected a whole stream, found: {error}", where=self.paths[file], fix="fetch the file again"
+            ) from error
         finally:
             if self.paths[file] != "-":
                 stream.close()
 
     def _cut(self, data: bytes) -> int:
-        """End of the last whole record: its line end stands outside quotes, so an even number of quotes lies before it."""
+        """End of the last whole record: its line end stands outside quotes, after an even number of quotes."""
         cut = data.rfind(b"\n") + 1
         if self.plan.quoted_newlines:
             while cut and data.count(b'"', 0, cut) % 2:
@@ -232,7 +294,9 @@ class TextSource:
         for row in bad[: EXAMPLES - len(self.stats["examples"])]:
             self.stats["examples"].append(str(self._place(file, offset, data, *map(int, row))))
         if self.policy == "count":
-            self.events.append(f"piece {piece}: {int(tally.sum())} bad rows left out; first: {first.message} at {first.where}")
+            self.events.append(
+                f"piece {piece}: {int(tally.sum())} bad rows left out; first: {first.message} at {first.where}"
+            )
 
     def _place(self, file: int, offset: int, data: bytes, at: int, column: int, code: int) -> DataError:
         path = self.paths[file]
@@ -247,8 +311,11 @@ class TextSource:
             where = f"{path}:{line}, byte {offset + at}, column {name}"
         else:
             where = f"{path}, byte {offset + at} of the text, column {name}"
-        return DataError(f"{REASONS[code]}: expected a {self.plan.format} row, found {found!r}", where=where,
-                         fix=FIXES.get(code, "on_bad_rows=skip"))
+        return DataError(
+            f"{REASONS[code]}: expected a {self.plan.format} row, found {found!r}",
+            where=where,
+            fix=FIXES.get(code, "on_bad_rows=skip"),
+        )
 
     def close(self) -> None:
         """Nothing stays open between reads."""

@@ -1,0 +1,213 @@
+"""The command line. Nothing heavy is imported until a verb runs, and no verb but the learning ones touches MPI."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine import __version__
+from engine.errors import ConfigError, EngineError
+
+FLAGS = {
+    "target": ("data.target", "COL", "target column, by name or number"),
+    "format": ("data.format", "F", "csv or libsvm (found from the first line otherwise)"),
+    "task": ("data.task", "T", "binary, multiclass or regression"),
+    "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
+    "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
+    "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part"),
+    "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
+    "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
+    "rate": ("model.rate", "X", "step size (FTRL alpha, passive-aggressive C)"),
+    "exchange": ("exchange.every", "ROWS", "rows a worker learns between exchanges"),
+    "merge": ("exchange.merge", "M", "owner, add, average, touch"),
+    "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
+    "stall-timeout": ("loop.stall_timeout", "S", "seconds a rank may keep the others waiting"),
+    "stop-after": ("loop.stop_after_rows", "ROWS", "stop after so many rows"),
+    "checkpoint": ("checkpoint.dir", "DIR", "write checkpoints here"),
+    "every": ("checkpoint.every", "E", "a checkpoint every 5000rows or 10s"),
+    "run-dir": ("run.dir", "DIR", "where the run writes (default runs/NNNN; - = nowhere)"),
+}
+Verb = Callable[[argparse.Namespace, Any], int]
+VERBS: dict[str, Verb] = {}
+
+
+def verb(act: Verb) -> Verb:
+    """Registers the function as the verb of its name."""
+    VERBS[act.__name__] = act
+    return act
+
+
+@verb
+def train(args: argparse.Namespace, guard: Any) -> int:
+    from engine.train import train as learn
+
+    config = configured(args)
+    summary = learn(config, guard)
+    if config.run.json and guard.rank == 0:
+        print(json.dumps(summary))
+    return 0
+
+
+@verb
+def demo(args: argparse.Namespace, guard: Any) -> int:
+    from engine.train import demo as show
+
+    show(configured(args), guard)
+    return 0
+
+
+@verb
+def predict(args: argparse.Namespace, guard: Any) -> int:
+    from engine.train import predict as score
+
+    rows = score(configured(args), guard, args.ckpt, args.output)
+    if args.output not in ("", "-"):
+        print(f"{rows} predictions in {args.output}")
+    return 0
+
+
+@verb
+def inspect(args: argparse.Namespace, guard: Any) -> int:
+    from pathlib import Path
+
+    from engine.errors import StoreError
+    from engine.store import checkpoint as store
+
+    folder = Path(args.ckpt)
+    if not (folder / "manifest.json").exists():
+        found = store.latest(folder)
+        if found is None:
+            raise StoreError("no checkpoint found", where=args.ckpt, fix="give the directory that --checkpoint wrote")
+        folder = found.path
+    text = store.inspect(folder)
+    print(json.dumps(text) if args.json else "\n".join(f"{name:12} {value}" for name, value in text.items()))
+    return 0
+
+
+@verb
+def doctor(args: argparse.Namespace, guard: Any) -> int:
+    from engine.doctor import main as examine
+
+    return examine(args.json)
+
+
+@verb
+def init(args: argparse.Namespace, guard: Any) -> int:
+    from engine.template import SCRIPTS
+
+    text = SCRIPTS[args.scheduler]
+    if args.output:
+        try:
+            with open(args.output, "x") as file:
+                file.write(text)
+        except FileExistsError:
+            raise ConfigError(f"{args.output} is already there", fix="give another name to -o") from None
+    else:
+        print(text, end="")
+    return 0
+
+
+def configured(args: argparse.Namespace) -> Any:
+    """The resolved configuration of a learning verb."""
+    from engine.config import resolve
+
+    given = [f"{key}={getattr(args, flag.replace('-', '_'))}" for flag, (key, _, _) in FLAGS.items()
+             if getattr(args, flag.replace("-", "_"), None) is not None]
+    words = list(getattr(args, "settings", []) or [])
+    source = next((w for w in words if "=" not in w.split("?")[0]), None)
+    if source is not None:
+        words.remove(source)
+        given.append(f"data.source={source}")
+    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto")):
+        if getattr(args, flag, False):
+            given.append(setting)
+    return resolve(getattr(args, "config", None), overrides=[*given, *words])
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="engine", description="Distributed incremental learning under MPI.",
+                 epilog="exit codes: 64 usage, 65 data, 70 bug, 74 I/O, 75 try again, 130 interrupted")
+    top.add_argument("--version", action="version", version=f"engine {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    run = verbs.add_parser("run", help="start a verb on N ranks: engine run -n 4 train …")
+    run.add_argument("-n", type=int, required=True, dest="ranks", metavar="N", help="ranks")
+    run.add_argument("--mpi", default="", metavar="PATH", help="the mpiexec to use")
+    run.add_argument("--timeout", type=float, default=0.0, metavar="S", help="stop the run after S seconds")
+    run.add_argument("rest", nargs=argparse.REMAINDER, metavar="VERB …")
+    learn = verbs.add_parser("train", help="learn a source: a file, a directory, a glob, make:…, or - for stdin")
+    learn.add_argument("settings", nargs="*", metavar="SOURCE | section.key=value")
+    _learning(learn)
+    learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
+    _learning(show)
+    score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")
+    score.add_argument("ckpt")
+    score.add_argument("settings", nargs="+", metavar="SOURCE | section.key=value")
+    score.add_argument("-o", "--output", default="-")
+    look = verbs.add_parser("inspect", help="what is in a checkpoint")
+    look.add_argument("ckpt")
+    check = verbs.add_parser("doctor", help="what this machine has, and what to mend")
+    for p in (look, check):
+        p.add_argument("--json", action="store_true")
+    script = verbs.add_parser("init", help="write a commented job script")
+    script.add_argument("scheduler", choices=("slurm", "pbs"))
+    script.add_argument("-o", "--output", default="")
+    return top
+
+
+def _learning(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--config", metavar="FILE.toml")
+    for flag, (key, name, text) in FLAGS.items():
+        p.add_argument(f"--{flag}", metavar=name, help=f"{text} [{key}]")
+    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors leave with 64, as sysexits has it."""
+
+    def error(self, message: str) -> Any:
+        self.print_usage(sys.stderr)
+        self.exit(64, f"engine: error[E200] {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb as a program; returns its exit code."""
+    args = parser().parse_args(argv)
+    from engine.guard import Guard
+
+    guard = Guard()
+    try:
+        if args.verb == "run":
+            return _run(args)
+        guard.install()
+        code = VERBS[args.verb](args, guard)
+        _finalize()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (EngineError, KeyboardInterrupt, Exception) as error:
+        guard.fail(error)
+        return 70
+
+
+def _run(args: argparse.Namespace) -> int:
+    from engine.launch import run
+
+    if not args.rest or args.rest[0] not in VERBS:
+        raise ConfigError(f"engine run: expected a verb ({', '.join(VERBS)}), found {' '.join(args.rest[:1]) or 'nothing'}",
+                          fix="for example: engine run -n 2 train data.csv")
+    parser().parse_args(args.rest)
+    return run(args.ranks, args.rest, mpi=args.mpi, timeout_s=args.timeout)
+
+
+def _finalize() -> None:
+    """Ends MPI in good order; only after a run in which every rank has passed the last barrier."""
+    if "mpi4py.MPI" in sys.modules:
+        from engine.comm.world import finish
+
+        finish()

@@ -1,0 +1,265 @@
+"""The verbs that learn and predict, as a program runs them: a run directory, a log, checkpoints, a report."""
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import __version__, loop
+from engine import job as jobs
+from engine.cluster.clock import Report, Save, Stop
+from engine.comm import sync
+from engine.config import Config
+from engine.errors import ConfigError, DataError, Preempted, StoreError
+from engine.guard import Guard, check_launcher, launched
+from engine.models.linear import Linear
+from engine.store import checkpoint as store
+from engine.types import Link, Schema, Source
+from engine.watch.log import Lines, Log, make_run
+from engine.watch.meter import Meter
+from engine.watch.page import write_page
+
+
+def link_up(config: Config, guard: Guard) -> Link:
+    """The Link of the program: over MPI where a launcher started several ranks, else this process alone."""
+    if launched() == 1:
+        return jobs.connect(None, timeout_s=config.loop.stall_timeout)
+    from engine.comm.world import start
+
+    world = start().COMM_WORLD
+    check_launcher(world.Get_size())
+    guard.rank = world.Get_rank()
+    link = jobs.connect(world, timeout_s=config.loop.stall_timeout, watch=guard.watch)
+    guard.start(link.rank, config.loop.stall_timeout)
+    return link
+
+
+class Diary:
+    """What rank 0 writes of a run: lines for people, metrics.jsonl, events.jsonl, the report. Silent on other ranks."""
+
+    def __init__(self, config: Config, link: Link, title: str, schema: Schema) -> None:
+        self.config, self.link, self.title = config, link, title
+        self.folder: Path | None = None
+        self.events: list[dict[str, Any]] = []
+        self.metrics: list[dict[str, Any]] = []
+        self._last = (0.0, 0, 0.0, 0.0)
+        if link.rank or config.run.dir == "-":
+            self.log = Log(sys.stderr) if link.rank == 0 and not config.run.quiet else None
+            self._files: tuple[Lines, Lines] | None = None
+        else:
+            self.folder = self._make(config.run.dir)
+            (self.folder / "config.toml").write_text(config.to_toml())
+            self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
+            self.log = None if config.run.quiet else Log(sys.stderr if config.run.json else sys.stdout)
+        where = f" | run {self.folder}" if self.folder else ""
+        if self.log:
+            self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
+                          f"{'s' * (jobs.threads(config) > 1)} | {config.model.learner} | exchange every "
+                          f"{jobs.interval(config)} rows, {config.exchange.merge}{where}")
+            self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
+
+    @staticmethod
+    def _make(given: str) -> Path:
+        if not given:
+            return make_run()
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def event(self, name: str, rows: int, **more: Any) -> None:
+        record = {"event": name, "rows": rows, **more}
+        self.events.append(record)
+        if self._files:
+            self._files[1].write(record)
+
+    def note(self, text: str) -> None:
+        if self.log:
+            self.log.note(text)
+
+    def metric(self, job: loop.Job, meter: Meter) -> None:
+        """One line of figures: since the start, and since the line before."""
+        found, now_s, rows = meter.summary(), time.monotonic() - job.began_s, job.clock.rows
+        loss = "rmse" if found["task"] == "regression" else "logloss"
+        last_s, last_rows, sent, _ = self._last
+        record = {"time_s": now_s, "step": job.clock.step, "rows": rows, "loss_avg": found[loss],
+                  "loss_last": found[f"window_{loss}"], "accuracy": found.get("window_accuracy"),
+                  "rows_s": (rows - last_rows) / max(now_s - last_s, 1e-9), "bytes_sent": self._sent,
+                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9)}
+        self._last = (now_s, rows, sent, 0.0)
+        self.metrics.append(record)
+        if self._files:
+            self._files[0].write(record)
+        if self.log:
+            self.log.line(rows, {**record, "checkpoint": self._saved(rows)})
+
+    _sent = 0
+
+    def sent(self, total: int) -> None:
+        """Bytes exchanged by all ranks so far."""
+        self._sent = total
+
+    def _saved(self, rows: int) -> int | None:
+        saved = [e["rows"] for e in self.events if e["event"] == "checkpoint"]
+        return saved[-1] if saved else None
+
+    def end(self, job: loop.Job, meter: Meter, more: dict[str, Any]) -> dict[str, Any]:
+        """The table, the report, and the summary as a dict."""
+        found = meter.summary()
+        seconds = time.monotonic() - job.began_s
+        learned = found["rows"] - int(more.get("rows_before", 0))
+        run = {"bytes_sent": self._sent, "rows_s": learned / max(seconds, 1e-9), "seconds": seconds}
+        found |= run | {"ranks": self.link.size, "threads": len(job.team.models), "step": job.clock.step} | more
+        if self.folder:
+            run["path"] = str(self.folder)
+            (self.folder / "summary.json").write_text(json.dumps(found) + "\n")
+            if self.config.run.report:
+                run["report"] = str(self.folder / "report.html")
+                curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
+                write_page(self.folder / "report.html", {
+                    "title": self.title, "summary": found, "totals": run, "curve": curve, "metrics": self.metrics,
+                    "events": self.events, "config": self.config.to_dict(),
+                    "versions": {"engine": __version__, "python": sys.version.split()[0], "numpy": np.__version__}})
+        if self.log:
+            self.log.end(found, run)
+        return found
+
+
+def train(config: Config, guard: Guard, *, source: Source | None = None, title: str = "") -> dict[str, Any]:
+    """Learn `config.data.source` (or `source`) to its end; the summary at rank 0. Preempted where a signal stopped it."""
+    if not config.data.source and source is None:
+        raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
+    link = link_up(config, guard)
+    sync.same(link, config.digest(), "the configuration")
+    opened = jobs.open_agreed(config, link, source)
+    job = jobs.assemble(config, link, opened.schema, None)
+    job.stop, job.beat = (lambda: guard.stop), guard.beat
+    diary = Diary(config, link, title or config.data.source, opened.schema)
+    before = resume(job, config, opened.schema, diary)
+    place = None if before is None else jobs.streams.Position.parse(before["position"])
+    job.stream = jobs.stream(config, link, opened, place)
+    stopped = ""
+    for event in loop.run(job):
+        stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+    stats = jobs.gathered_stats(link, opened)
+    summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
+    job.team.close()
+    opened.close()
+    link.barrier(name="end of run")
+    if stopped.startswith("SIG"):
+        kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
+        error = Preempted(f"stopped by {stopped} after {job.clock.rows} rows{kept}", fix="start again with --resume")
+        error.code = 130 if stopped == "SIGINT" else 75
+        raise error
+    return summary
+
+
+def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+    """What the checkpoint said, where the run goes on from one."""
+    folder = config.checkpoint.dir
+    if not folder:
+        return None
+    if config.checkpoint.resume == "never":
+        if jobs.agreed(job.link, lambda: store.steps(folder), "look for checkpoints"):
+            raise StoreError("the checkpoint directory already holds a run", where=folder,
+                             fix="go on with --resume, or give an empty directory")
+        return None
+    before = jobs.restore(job, config, folder, schema)
+    if before is not None:
+        for problem in before["problems"]:
+            diary.note(f"damaged checkpoint passed over: {problem}")
+            diary.event("damaged", job.clock.rows, what=problem)
+        diary.note(f"resumed from {before['path']} at row {job.clock.rows}")
+        diary.event("resumed", job.clock.rows, path=before["path"])
+    return before
+
+
+def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, diary: Diary) -> str:
+    """Does what is due; returns the reason of a stop."""
+    if isinstance(event.action, Save):
+        began = time.perf_counter()
+        jobs.save(job, config, config.checkpoint.dir, schema)
+        diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)
+    elif isinstance(event.action, Report) and not event.action.final:
+        _count_sent(job, diary)
+        meter = loop.merged_meter(job)
+        if meter is not None:
+            diary.metric(job, meter)
+    elif isinstance(event.action, Stop):
+        if event.action.reason:
+            diary.event("stop", event.rows, reason=event.action.reason)
+        return event.action.reason
+    return ""
+
+
+def _count_sent(job: loop.Job, diary: Diary) -> None:
+    diary.sent(int(job.link.vote(np.array([job.link.sent], np.int64), name="bytes sent").sum()))
+
+
+def finish(job: loop.Job, diary: Diary, more: dict[str, Any]) -> dict[str, Any]:
+    """The end table at rank 0; the summary on every rank."""
+    _count_sent(job, diary)
+    meter = loop.merged_meter(job)
+    summary = None if meter is None else diary.end(job, meter, more)
+    return job.link.bcast(summary, name="summary")
+
+
+def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
+    """Scores of every row of `config.data.source`, in order, as CSV lines `prediction[,score…]`; returns the rows."""
+    folder = Path(checkpoint)
+    found = store.open_checkpoint(folder) if (folder / "manifest.json").exists() else store.latest(folder)
+    if found is None:
+        raise StoreError("no checkpoint found", where=checkpoint, fix="give the directory that --checkpoint wrote")
+    state, meta = store.load(found)
+    width, sparse, task = meta["schema"]
+    learned = Config(**{name: type(getattr(config, name))(**values) for name, values in meta["config"].items()})
+    learned.data.source, learned.data.labels = config.data.source, tuple(meta["labels"]) or learned.data.labels
+    learned.data.task = task
+    source = jobs.open_source(config.data.source, **jobs.source_options(learned))
+    if (source.schema.width, source.schema.sparse) != (width, sparse):
+        raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
+    model = jobs.build(learned, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
+    model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    file = sys.stdout if out in ("", "-") else open(out, "w")
+    rows = 0
+    try:
+        for lines in predictions(model, source, meta["labels"], task):
+            file.writelines(lines)
+            rows += len(lines)
+    finally:
+        if file is not sys.stdout:
+            file.close()
+    return rows
+
+
+def predictions(model: Linear, source: Source, labels: list[str], task: str) -> Iterator[list[str]]:
+    """Lines of text, a batch at a time: label and probability, label and scores, or the predicted value."""
+    piece = 0
+    while source.pieces is None or piece < source.pieces:
+        for batch in source.read(piece):
+            scores = model.predict(batch)
+            if task == "regression":
+                yield [f"{v:.7g}\n" for v in model.link(scores).tolist()]
+            elif task == "binary":
+                names = labels or ["0", "1"]
+                p = model.link(scores) if model.options["loss"] == "logistic" else scores
+                yield [f"{names[m > 0]},{v:.7g}\n" for m, v in zip(scores.tolist(), p.tolist(), strict=True)]
+            else:
+                best = scores.argmax(1)
+                yield [f"{labels[c] if labels else c},{','.join(f'{v:.6g}' for v in row)}\n"
+                       for c, row in zip(best.tolist(), scores.tolist(), strict=True)]
+        piece += 1
+
+
+def demo(config: Config, guard: Guard) -> None:
+    """Handwritten digits arriving class by class, then a drifting stream; what happens is printed as it happens."""
+    for title, spec, settings in (
+        ("handwritten digits in class order", "demo:digits", {"every": 1, "learner": "pa1"}),
+        ("SEA concepts, drift every 12 500 rows", "make:sea?rows=50000&drift=12500", {"every": 8, "learner": "nag"}),
+    ):
+        config.data.source, config.exchange.every = spec, int(settings["every"])
+        train(config, guard, title=title)
