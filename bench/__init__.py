@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench NAME [--json]` prints the machine, then our figure beside each named baseline of the same run."""
+"""Benchmarks: `python -m bench NAME [--json]` prints the machine, then each figure beside a named baseline."""

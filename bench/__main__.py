@@ -19,7 +19,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases whose name matches")
     parser.add_argument("--long", action="store_true", help="full sizes and many rounds")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="most time for one comparison")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="real data sets (default $ENGINE_DATA, ../shared/data)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="real data (default $ENGINE_DATA, ../shared/data)")
     return parser.parse_args(argv)
 
 

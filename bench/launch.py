@@ -21,8 +21,8 @@ def environment() -> dict[str, str]:
 
 def python(arguments: Sequence[str], timeout_s: float = 60) -> None:
     """Run the interpreter to its end; RuntimeError with the end of what it said where it fails."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=timeout_s, env=environment(),
-                          stdin=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=timeout_s,
+                          env=environment(), stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
 
@@ -34,10 +34,9 @@ def import_s(arguments: Sequence[str] | str) -> Series:
 
 
 def engine(ranks: int, source: str, options: Sequence[str], timeout_s: float = 280) -> dict[str, Any]:
-    """Run the main job on `ranks` ranks; the last record of its run directory's metrics."""
+    """Run the main job on `ranks` ranks; its summary (summary.json of the run directory)."""
     with tempfile.TemporaryDirectory(prefix="bench run ") as name:
-        words = ["-m", "engine", "run", "-n", str(ranks), "train", source, "--run-dir", name]
+        words = ["-m", "engine", "run", "-n", str(ranks), "train", source, f"run.dir={name}/run", "run.report=false"]
         python([*words, *options], timeout_s)
-        lines = (Path(name) / "metrics.jsonl").read_text().splitlines()
-    last: dict[str, Any] = json.loads(lines[-1])
-    return last
+        found: dict[str, Any] = json.loads((Path(name) / "run" / "summary.json").read_text())
+    return found

@@ -1,4 +1,4 @@
-"""Learning: our linear family beside Vowpal Wabbit, River and scikit-learn on the same rows in the same order, one pass.
+"""Learning: the linear family beside Vowpal Wabbit, River and scikit-learn: the same rows in the same order, one pass.
 
 Rates are rows per CPU-second on both sides (VW parses in a second thread); wall-clock rates stand beside them.
 """
@@ -19,7 +19,7 @@ from bench.launch import engine, import_s
 from bench.peers import Peer, peer
 from bench.registry import Missing, Setting, case, versus
 from bench.row import Row, row
-from bench.timing import Sample, alone, cpu_s
+from bench.timing import Sample, alone, cpu_s, spread
 from engine.types import Batch
 
 FTRL = {"loss": "logistic", "learner": "ftrl", "rate": 0.15, "beta": 0.5}
@@ -79,7 +79,8 @@ def a9a_memory(setting: Setting) -> Iterator[Row]:
     wall = len(batch) / alone(ours, 3, 3).median("wall")
     with folder() as at:
         once, many = rows.write_vw(at / "once.vw"), rows.write_vw(at / "many.vw", times)
-        for label, extra, bars in (("vw", [], {"ratio": ">= 10", "logloss": "<= 0.3325"}), ("vw --ftrl", ["--ftrl"], {})):
+        asked = {"ratio": ">= 10", "logloss": "<= 0.3325"}
+        for label, extra, bars in (("vw", [], asked), ("vw --ftrl", ["--ftrl"], {})):
             arguments = ["-b", str(bits), "--loss_function", "logistic", *extra]
             with peer("vw", path=str(once), arguments=arguments) as short:
                 theirs = short().result["loss"] if isinstance(short, Peer) else None
@@ -161,16 +162,19 @@ def electricity_pa(setting: Setting) -> Iterator[Row]:
     series = alone(timed(make, lambda model: model.learn(batch)), 3, 3)
     accuracy = float(((series.result.ravel() > 0) == (y > 0)).mean())
     same = float((y[1:] == y[:-1]).mean())
-    beside = {"no_change": same, "kappa_temporal": (accuracy - same) / (1 - same), "rows_per_cpu_s": len(y) / series.median("cpu")}
-    with folder() as at, peer("river", path=saved(at, x, y), model="pa", settings={"C": 1.0, "mode": 1}, scale=True) as river:
-        theirs, note = None, {}
+    beside = {"no_change": same, "kappa_temporal": (accuracy - same) / (1 - same),
+              "rows_per_cpu_s": len(y) / series.median("cpu")}
+    options = {"model": "pa", "settings": {"C": 1.0, "mode": 1}, "scale": True}
+    with folder() as at, peer("river", path=saved(at, x, y), **options) as river:
+        theirs = None
         if isinstance(river, Peer):
             other = river()
             theirs = other.result["accuracy"]
             note = {"baseline_rows_per_cpu_s": len(y) / other.cpu, "baseline_version": other.result["version"]}
         else:
             note = {"note": str(river)}
-        yield row("electricity.pa", accuracy, "accuracy", "river PA-I, scaled", theirs, bars={"value": ">= 0.9228"}, **beside, **note)
+        yield row("electricity.pa", accuracy, "accuracy", "river PA-I, scaled", theirs, bars={"value": ">= 0.9228"},
+                  **beside, **note)
 
 
 @case("learn", "learn_one")
@@ -188,9 +192,10 @@ def learn_one(setting: Setting) -> Iterator[Row]:
                 learn(one, label)
 
         label = "river LogisticRegression" + (", scaled" if scale else "")
-        with folder() as at, peer("river", path=saved(at, x, y), model="logistic", settings={"lr": 0.5}, scale=scale) as river:
-            yield versus(setting, "learn_one" + (".scaled" if scale else ""), label, timed(make, work), river, work=len(y),
-                         unit="rows/cpu s", clock="cpu", bars={"ratio": ">= 2"})
+        options = {"model": "logistic", "settings": {"lr": 0.5}, "scale": scale}
+        with folder() as at, peer("river", path=saved(at, x, y), **options) as river:
+            yield versus(setting, "learn_one" + (".scaled" if scale else ""), label, timed(make, work), river,
+                         work=len(y), unit="rows/cpu s", clock="cpu", bars={"ratio": ">= 2"})
 
 
 @case("learn", "learn_many")
@@ -205,13 +210,15 @@ def learn_many(setting: Setting) -> Iterator[Row]:
 
     ours = timed(make, lambda model: [model.learn(part) for part in parts])
     peers: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
-        ("river LogisticRegression", "river", {"model": "logistic", "settings": {"lr": 0.5}, "scale": False}, {"ratio": ">= 6"}),
+        ("river LogisticRegression", "river", {"model": "logistic", "settings": {"lr": 0.5}, "scale": False},
+         {"ratio": ">= 6"}),
         ("sklearn SGD, batches of 100", "sklearn_sgd", {"batch": 100, "settings": {"loss": "log_loss"}}, {})]
     with folder() as at:
         path = saved(at, x, y)
         for label, script, options, bars in peers:
             with peer(script, path=path, **options) as other:
-                yield versus(setting, "learn_many", label, ours, other, work=len(y), unit="rows/cpu s", clock="cpu", bars=bars)
+                yield versus(setting, "learn_many", label, ours, other, work=len(y), unit="rows/cpu s", clock="cpu",
+                             bars=bars)
 
 
 @case("learn", "a9a.ranks4")
@@ -228,7 +235,7 @@ def a9a_ranks(setting: Setting) -> Iterator[Row]:
 def speedup(setting: Setting) -> Iterator[Row]:
     """A Zipf click stream on 2 ranks, and on 1 rank with 2 threads, against 1 x 1; the runs interleave, wall-clock."""
     n = 10_000_000
-    spec = f"zipf:rows={n}"
+    spec = f"make:zipf?rows={n}"
     shapes = {"1x1": (1, 1), "2 ranks": (2, 1), "1 rank x 2 threads": (1, 2)}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in shapes}
     for _ in range(3 if setting.long else 2):
@@ -237,10 +244,10 @@ def speedup(setting: Setting) -> Iterator[Row]:
             found[name].append(engine(ranks, spec, options))
     base = found.pop("1x1")
     for name, runs in found.items():
-        ratios = [run["rows_per_s"] / other["rows_per_s"] for run, other in zip(runs, base, strict=True)]
+        ratios = [run["rows_s"] / other["rows_s"] for run, other in zip(runs, base, strict=True)]
         excess = runs[-1]["logloss"] - base[-1]["logloss"]
-        yield row("speedup", float(np.median([run["rows_per_s"] for run in runs])), "rows/s", f"1 x 1 (ours: {name})",
-                  float(np.median([run["rows_per_s"] for run in base])), float(np.median(ratios)), float(np.ptp(ratios) / 2),
+        value, other = (float(np.median([run["rows_s"] for run in side])) for side in (runs, base))
+        yield row("speedup", value, "rows/s", f"1 x 1 (ours: {name})", other, float(np.median(ratios)), spread(ratios),
                   {"ratio": ">= 1.7", "excess": "<= 0.001"}, excess=excess, logloss=runs[-1]["logloss"], rows=n)
 
 

@@ -28,7 +28,7 @@ def judge(row: Row, bars: Bars) -> Row:
 
 def row(case: str, value: float | None, unit: str, baseline: str | None = None, baseline_value: float | None = None,
         ratio: float | None = None, spread: float | None = None, bars: Bars | None = None, **beside: Any) -> Row:
-    """A row of the table. `ratio` = value / baseline_value unless the paired ratio is given; None where there is none."""
+    """A row. `ratio` = value / baseline_value unless the paired ratio is given; None where there is none."""
     if ratio is None and value is not None and baseline_value:
         ratio = value / baseline_value
     made: Row = {"case": case, "value": value, "unit": unit, "baseline": baseline, "baseline_value": baseline_value,

@@ -68,8 +68,9 @@ def zipf(n: int, width: int = 40, bits: int = 24, seed: int = 7) -> Rows:
     draw = np.random.default_rng(seed)
     value = np.minimum(draw.zipf(1.2, (n, width)), 1 << 40).astype(np.uint64)
     with np.errstate(over="ignore"):
-        mixed = (value + np.arange(width, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD6E8FEB86659FD93)
-        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        odd = np.uint64(0xD6E8FEB86659FD93)
+        mixed = (value + np.arange(width, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) * odd
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * odd
     keys = (mixed >> np.uint64(64 - bits)).astype(np.uint32)
     weight = ((mixed & np.uint64(0xFFFF)).astype(np.float32) / 32768 - 1) * np.float32(0.6)
     margin = weight.sum(1) - np.float32(1.0)

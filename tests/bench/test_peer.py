@@ -1,4 +1,4 @@
-"""The child process of a peer: rounds, absent packages, failures; run by this interpreter in place of the peers' own."""
+"""The child process of a peer: rounds, absent packages, failures; this interpreter stands in for the peers' own."""
 import sys
 from pathlib import Path
 
