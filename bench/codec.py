@@ -9,7 +9,6 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from engine.kernels import _native
 
 from bench import yardstick
 from bench.machine import available
@@ -17,6 +16,7 @@ from bench.peers import Peer, peer
 from bench.registry import Missing, Setting, case, versus
 from bench.row import Row, row
 from bench.timing import paired
+from engine.kernels import _native
 
 LARGE = 1 << 24
 BLOCKS = {"sign": 4096}  # elements a scale; 1024 for the others

@@ -1,15 +1,15 @@
-"""Deltas of two versions: what compressing an Adam step costs by XOR + blosc2-zstd, and the memory speed it is held to."""
+"""Deltas of two versions: what XOR + blosc2-zstd makes of an Adam step, and the memory speed it is held to."""
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from engine.types import Array
 
 from bench.peers import Peer, peer
 from bench.registry import Setting, case
 from bench.row import Row, row
 from bench.timing import alone, paired
+from engine.types import Array
 
 LARGE = 1 << 24
 
@@ -35,8 +35,8 @@ def adam(setting: Setting) -> Iterator[Row]:
                 yield row(name, None, "s", "xor + blosc2-zstd", note=f"{note}; {xor}")
                 continue
             pair = paired(lambda: np.copyto(copy, new), xor, 3, setting.seconds)
-            yield row(name, None, "s", "xor + blosc2-zstd", pair.theirs.median(), spread=pair.theirs.spread(), note=note,
-                      baseline_size_ratio=4 * LARGE / pair.theirs.result["bytes"], memcpy_s=pair.ours.median())
+            yield row(name, None, "s", "xor + blosc2-zstd", pair.theirs.median(), note=note,
+                      spread=pair.theirs.spread(), baseline_size_ratio=4 * LARGE / pair.theirs.result["bytes"], memcpy_s=pair.ours.median())
 
 
 @case("delta", "memcpy")

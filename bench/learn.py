@@ -258,5 +258,5 @@ def cold(setting: Setting) -> Iterator[Row]:
     for name, arguments in (("cold.help", ["-m", "engine", "--help"]),
                             ("cold.import", ["-c", "import engine, sys; sys.exit('mpi4py.MPI' in sys.modules)"])):
         series = import_s(arguments)
-        yield row(name, series.median(), "s", f"{Path(sys.executable).name} -c pass", bare.median(), spread=series.spread(),
-                  bars={"value": "<= 0.2"})
+        yield row(name, series.median(), "s", f"{Path(sys.executable).name} -c pass", bare.median(),
+                  spread=series.spread(), bars={"value": "<= 0.2"})

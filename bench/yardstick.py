@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from engine.types import Array
 
 BLOCK = 1024
