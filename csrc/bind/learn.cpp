@@ -167,7 +167,7 @@ private:
 
     std::size_t longest(const Rows& rows) const {
         std::size_t top = rows.width;
-        if (!rows.x)
+        if (rows.indptr)
             for (std::size_t i = 0; i < rows.count; ++i)
                 top = std::max(top, static_cast<std::size_t>(rows.indptr[i + 1] - rows.indptr[i]));
         return table_.pairs ? top + top * (top + 1) / 2 : top;

@@ -27,6 +27,16 @@ struct Reader {  // walks a row in groups of four, the bias last
             return g;
         }
         g.count = left < 4 ? static_cast<int>(left) : 4;
+        if (i + 4 <= v.ahead) {  // the tail without a branch a lane: read on into the next row, then put the bias in
+            const auto n = static_cast<std::int32_t>(v.count - i), top = static_cast<std::int32_t>(t.keys - 1);
+            const I4 lane = {0, 1, 2, 3};
+            I4 k;
+            std::memcpy(&k, v.keys + i, 16);
+            k = (lane < n ? k : I4{top, top, top, top}) * static_cast<std::int32_t>(t.classes) + static_cast<std::int32_t>(label);
+            std::memcpy(g.at, &k, 16);
+            g.x = lane < n ? (v.values ? load(v.values + i) : set(1)) : (lane == n ? set(bias) : set(0));
+            return g;
+        }
         float x[4] = {0, 0, 0, 0};
         for (int l = 0; l < 4; ++l) {
             const std::size_t j = i + l < size() ? i + l : i;

@@ -10,6 +10,7 @@ struct View {
     const std::uint32_t* keys;
     const float* values;  // null = all 1
     std::size_t count;
+    std::size_t ahead;  // places that may be read from the row's start, at least count
 };
 
 inline std::uint32_t pair_key(std::uint32_t a, std::uint32_t b, std::uint32_t space) {  // splitmix64 finaliser, then range
@@ -22,7 +23,7 @@ inline std::uint32_t pair_key(std::uint32_t a, std::uint32_t b, std::uint32_t sp
 inline View view(const Table& t, const Rows& rows, const Scratch& s, std::uint32_t space, std::size_t i) {
     View v;
     if (rows.x) {
-        v = {rows.keys, rows.x + i * rows.width, rows.width};
+        v = {rows.keys, rows.x + i * rows.width, rows.width, rows.width};
         if (t.scale) {
             for (std::size_t j = 0; j < v.count; ++j) {
                 const double* c = t.scale + 3 * j;
@@ -34,7 +35,8 @@ inline View view(const Table& t, const Rows& rows, const Scratch& s, std::uint32
         }
     } else {
         const auto at = static_cast<std::size_t>(rows.indptr[i]);
-        v = {rows.keys + at, rows.values ? rows.values + at : nullptr, static_cast<std::size_t>(rows.indptr[i + 1]) - at};
+        v = {rows.keys + at, rows.values ? rows.values + at : nullptr, static_cast<std::size_t>(rows.indptr[i + 1]) - at,
+             static_cast<std::size_t>(rows.indptr[rows.count]) - at};
     }
     if (!t.pairs) return v;
     std::size_t m = v.count;
@@ -47,7 +49,7 @@ inline View view(const Table& t, const Rows& rows, const Scratch& s, std::uint32
             s.keys[m] = v.keys[j] < v.keys[k] ? pair_key(v.keys[j], v.keys[k], space) : pair_key(v.keys[k], v.keys[j], space);
             if (v.values) s.values[m] = s.values[j] * s.values[k];
         }
-    return {s.keys, v.values ? s.values : nullptr, m};
+    return {s.keys, v.values ? s.values : nullptr, m, m};
 }
 
 // Welford: the scaler learns row i after it was scored and learned with the statistics of the rows before.

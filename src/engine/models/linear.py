@@ -15,7 +15,7 @@ Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
 Learner = Literal["sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"]
 Rule = Literal["owner", "add", "average", "touch"]
 
-RATE = {"sgd": 0.05, "adagrad": 0.1, "ftrl": 0.15, "nag": 0.5, "pa1": 1.0, "pa2": 1.0}
+RATE = {"sgd": 0.05, "adagrad": 0.1, "ftrl": 0.17, "nag": 0.5, "pa1": 1.0, "pa2": 1.0}
 CLOCK = 0xFFFFFFFF  # the clock travels in an Update under this key
 
 
@@ -44,15 +44,16 @@ class Linear:
         scale: bool | int = False, merge: Rule = "owner", tracked: bool = True,
     ) -> None:
         rate = RATE.get(learner, 1.0) if rate is None else rate
-        self.options: dict[str, Any] = dict(
-            width=width, loss=loss, learner=learner, classes=classes, rate=rate, beta=beta, l1=l1, l2=l2,
-            power_t=power_t, tau=tau, epsilon=epsilon, bias=bias, interactions=interactions, scale=scale, merge=merge,
-            tracked=tracked,
-        )
+        self.options: dict[str, Any] = {
+            "width": width, "loss": loss, "learner": learner, "classes": classes, "rate": rate, "beta": beta, "l1": l1,
+            "l2": l2, "power_t": power_t, "tau": tau, "epsilon": epsilon, "bias": bias, "interactions": interactions,
+            "scale": scale, "merge": merge, "tracked": tracked,
+        }
         _check(self.options)
         columns = width if scale is True else int(scale)
         self.bad = 0
-        self._block = np.zeros(((width + (bias != 0)) * classes, 4), np.float32)
+        self._block = np.empty(((width + (bias != 0)) * classes, 4), np.float32)
+        self._block.fill(0)  # faults the pages in order now, not one by one on the first touch of hashed keys
         self._clock = np.zeros(2)
         self._scale = np.zeros((columns, 3)) if columns else None
         numbers = [rate, power_t, beta, l1, l2, tau, epsilon, bias]
@@ -135,7 +136,7 @@ class Linear:
 
     def load(self, state: Mapping[str, Block]) -> None:
         """Takes what `state` gave; it becomes the base. StoreError where a block is absent or of another shape."""
-        mine = {"model/linear": self._block[:, :3], "model/clock": self._clock}
+        mine: dict[str, Array] = {"model/linear": self._block[:, :3], "model/clock": self._clock}
         if self._scale is not None:
             mine["stage/scale"] = self._scale
         for path, array in mine.items():
@@ -158,8 +159,8 @@ class Linear:
         """What was learned since the base: keys of touched rows, values float32 `(m, 6)`; the state stays as it is."""
         if not self.options["tracked"]:
             raise ShardError("update: this model does not track rows", fix="make it with tracked=True")
-        keys, values = self._native.update()
-        keys, values = [keys], [values]
+        touched = self._native.update()
+        keys, values = [touched[0]], [touched[1]]
         if self._scale is not None and self._base_scale is not None and self._clock[0] > self._base_clock[0]:
             more = scaler.pack(scaler.since(self._base_scale, self._scale))
             keys.append(more[0])
@@ -205,7 +206,8 @@ def _check(o: Mapping[str, Any]) -> None:
     need(o["width"] >= 1 and o["classes"] >= 1, "expected width and classes >= 1")
     need((o["width"] + 1) * o["classes"] < scaler.LAST - o["width"] * bool(o["scale"]), "width * classes exceeds 2^32")
     need(o["rate"] > 0, f"expected rate > 0, found {o['rate']}")
-    need(min(o["beta"], o["l1"], o["l2"], o["power_t"], o["epsilon"]) >= 0, "expected beta, l1, l2, power_t, epsilon >= 0")
+    need(min(o["beta"], o["l1"], o["l2"], o["power_t"], o["epsilon"]) >= 0,
+         "expected beta, l1, l2, power_t and epsilon >= 0")
     need(0 < o["tau"] < 1, f"expected 0 < tau < 1, found {o['tau']}")
     need(o["beta"] + o["l2"] > 0, "expected beta > 0 or l2 > 0")
     if o["learner"] in ("pa1", "pa2"):
@@ -217,8 +219,10 @@ def _check(o: Mapping[str, Any]) -> None:
 
 def _mean_gradient(batch: Batch, slope: Array, options: Mapping[str, Any]) -> tuple[Array, Array]:
     """Rows of the block and the mean gradient of each, in ascending order; sums in float64."""
+    keys: Array
+    g: Array
     if batch.x is not None:
-        keys, g = np.arange(batch.x.shape[1]), slope.astype(np.float64) @ batch.x
+        keys, g = np.arange(batch.x.shape[1], dtype=np.uint32), slope.astype(np.float64) @ batch.x
     else:
         assert batch.indptr is not None and batch.keys is not None
         each = np.repeat(slope.astype(np.float64), np.diff(batch.indptr))

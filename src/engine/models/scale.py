@@ -1,7 +1,7 @@
 """Statistics of the online standard scaler: count, mean and sum of squared deviations a column, exactly mergeable.
 
 Arrays are float64 `(columns, 3)`: n, mean, M2.  Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise
-algorithm for computing sample variances" (1979); Welford (1962) for the row at a time, which runs in the native learner.
+algorithm for computing sample variances" (1979); Welford (1962) row by row, inside the native learner.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def join(a: Array, b: Array) -> Array:
 
 
 def since(base: Array, now: Array) -> Array:
-    """Additive float64 `(columns, 3)` of the rows between `base` and `now`: n, sum and sum of squares about base's mean."""
+    """Additive float64 `(columns, 3)` of the rows since `base`: n, sum and sum of squares about the base's mean."""
     n = now[:, 0] - base[:, 0]
     total = now[:, 0] * (now[:, 1] - base[:, 1])
     square = now[:, 2] + now[:, 0] * (now[:, 1] - base[:, 1]) ** 2 - base[:, 2]
@@ -37,7 +37,7 @@ def advance(base: Array, total: Array) -> Array:
 
 
 def pack(total: Array) -> tuple[Array, Array]:
-    """Keys uint32 and values float32 `(columns, 6)` of additive statistics; a double is a 12-bit head and a float tail."""
+    """Keys uint32 and values float32 `(columns, 6)` of additive statistics: a double is a 12-bit head and a tail."""
     values = np.zeros((len(total), 6), np.float32)
     values[:, 0] = total[:, 0]
     for column in (1, 2):
@@ -53,5 +53,6 @@ def unpack(keys: Array, values: Array, columns: int) -> Array:
     """What `pack` took, summed or not; columns that are absent are zero."""
     total = np.zeros((columns, 3))
     part = values.astype(np.float64)
-    total[LAST - keys.astype(np.int64)] = np.stack([part[:, 0], part[:, 1] + part[:, 2], part[:, 3] + part[:, 4]], axis=1)
+    total[LAST - keys.astype(np.int64)] = np.stack(
+        [part[:, 0], part[:, 1] + part[:, 2], part[:, 3] + part[:, 4]], axis=1)
     return total

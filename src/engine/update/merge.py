@@ -11,7 +11,7 @@ from engine.types import Array, Update
 
 
 def combine(updates: Sequence[Update]) -> Update:
-    """Total of keyed Updates with `(m, 6)` values, added in the order given (rank order), so all ranks get the same bits.
+    """Total of keyed Updates with `(m, 6)` values, added in the order given (rank order): all ranks get the same bits.
 
     Keys of the result ascend; a key that one Update lacks counts as zero there.  Raises ShardError for no Updates, for
     Updates without keys, and for another width.

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import ShardError
+from engine.types import Update
+from engine.update.merge import combine
+
+
+def make(rng, most=40):
+    keys = np.unique(rng.integers(0, 60, rng.integers(0, most))).astype(np.uint32)
+    return Update(keys, rng.integers(-50, 50, (len(keys), 6)).astype(np.float32), float(rng.integers(0, 9)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_total_is_the_sum_by_key(seed, count):
+    rng = np.random.default_rng(seed)
+    updates = [make(rng) for _ in range(count)]
+    want = np.zeros((60, 6), np.float32)
+    for u in updates:
+        want[u.keys] += u.values
+    total = combine(updates)
+    assert (np.diff(total.keys.astype(np.int64)) > 0).all()
+    np.testing.assert_array_equal(total.keys, np.unique(np.concatenate([u.keys for u in updates])))
+    np.testing.assert_array_equal(total.values, want[total.keys])
+    assert total.weight == sum(u.weight for u in updates)
+    other = combine(updates[::-1])  # whole numbers: any order gives the same bits
+    np.testing.assert_array_equal(other.values, total.values)
+
+
+def test_what_is_not_a_keyed_update_is_refused():
+    with pytest.raises(ShardError, match="at least one"):
+        combine([])
+    with pytest.raises(ShardError, match="keys"):
+        combine([Update(None, np.zeros((2, 6), np.float32), 1.0)])
+    with pytest.raises(ShardError, match="keys"):
+        combine([Update(np.arange(2, dtype=np.uint32), np.zeros((2, 3), np.float32), 1.0)])
