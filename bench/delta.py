@@ -36,7 +36,8 @@ def adam(setting: Setting) -> Iterator[Row]:
                 continue
             pair = paired(lambda: np.copyto(copy, new), xor, 3, setting.seconds)
             yield row(name, None, "s", "xor + blosc2-zstd", pair.theirs.median(), note=note,
-                      spread=pair.theirs.spread(), baseline_size_ratio=4 * LARGE / pair.theirs.result["bytes"], memcpy_s=pair.ours.median())
+                      spread=pair.theirs.spread(), memcpy_s=pair.ours.median(),
+                      baseline_size_ratio=4 * LARGE / pair.theirs.result["bytes"])
 
 
 @case("delta", "memcpy")
