@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 from engine import __version__, loop
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Team:
         if self._pool is None:
             return self.models[0].learn(batch)
         cuts = [min(t * k, len(batch)) for t in range(len(self.models))] + [len(batch)]
-        parts = [batch.slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [batch.slice(a, b) for a, b in pairwise(cuts)]
         later = [self._pool.submit(m.learn, part) for m, part in zip(self.models[1:], parts[1:], strict=True)]
         scores = [self.models[0].learn(parts[0])]
         return np.concatenate(scores + [job.result() for job in later])

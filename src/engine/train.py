@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -222,15 +223,11 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
     model = jobs.build(learned, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
     model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
-    file = sys.stdout if out in ("", "-") else open(out, "w")
     rows = 0
-    try:
+    with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task):
             file.writelines(lines)
             rows += len(lines)
-    finally:
-        if file is not sys.stdout:
-            file.close()
     return rows
 
 

@@ -107,8 +107,7 @@ def test_a_failed_read_is_the_same_error_on_every_rank():
     def work(link):
         stream = Dealt(Numbers(fail=4), link, lambda b: np.zeros(len(b), np.int32), sync.vote)
         with pytest.raises(OSError, match="piece 4 is gone"):
-            while stream.take(50) is not None:
-                pass
+            list(iter(lambda: stream.take(50), None))
         return True
 
     assert on_ranks(3, work) == [True] * 3
@@ -118,7 +117,7 @@ def test_a_failed_read_is_the_same_error_on_every_rank():
 def test_placed_grid_deals_without_moving(size):
     def work(link):
         stream = Placed(Numbers(piece_rows=10), link, grid=10)
-        return [b for b in iter(lambda: stream.take(10), None)], None
+        return list(iter(lambda: stream.take(10), None)), None
 
     runs = on_ranks(size, work)
     assert (labels(runs) == np.arange(ROWS)).all()
@@ -138,7 +137,7 @@ def test_placed_resumes_on_any_number_of_ranks():
 
     def rest(link):
         stream = Placed(Numbers(), link, position=Position.parse(json.loads(json.dumps(place.dump()))))
-        return [b for b in iter(lambda: stream.take(30), None)], None
+        return list(iter(lambda: stream.take(30), None)), None
 
     for size in (1, 2, 3):
         assert (labels(first + on_ranks(size, rest)) == np.arange(ROWS)).all()

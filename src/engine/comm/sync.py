@@ -7,6 +7,7 @@ handles about 1/P of the rows (reduce-scatter, then allgather). Both sum in rank
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def total(link: Link, update: Update, combine: Combine, counts: Sequence[int], w
     rows = pack(update)
     cuts = np.searchsorted(update.keys, bounds)
     edges = [0, *cuts.tolist(), len(rows)]
-    parts = link.alltoall([rows[a:b].ravel() for a, b in zip(edges, edges[1:], strict=False)], name="updates to owners")
+    parts = link.alltoall([rows[a:b].ravel() for a, b in pairwise(edges)], name="updates to owners")
     width = rows.shape[1]
     owned = _sum([unpack(p.reshape(-1, width), 0.0) for p in parts], combine, 0.0)
     whole = link.allgather(pack(owned), name="sums from owners")

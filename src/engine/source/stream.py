@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ class Dealt:
             owner = self._owner(rows)
             order = np.argsort(owner, kind="stable")
             cuts = np.searchsorted(owner[order], np.arange(link.size + 1))
-            parts = [pack(rows.take(order[a:b])) if b > a else parts[0] for a, b in zip(cuts, cuts[1:], strict=False)]
+            parts = [pack(rows.take(order[a:b])) if b > a else parts[0] for a, b in pairwise(cuts)]
         found = [unpack(part) for part in link.alltoall(parts, name="rows to owners") if len(part)]
         return sorted(found, key=lambda batch: int(batch.order[0]))
 
