@@ -7,6 +7,7 @@ namespace py = pybind11;
 
 void bind_check(py::module_&);
 void bind_score(py::module_&);
+void bind_quant(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -19,4 +20,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     }, "Instruction sets this CPU and build can run.");
     bind_check(m);
     bind_score(m);
+    bind_quant(m);
 }
