@@ -8,6 +8,7 @@ namespace py = pybind11;
 void bind_check(py::module_&);
 void bind_score(py::module_&);
 void bind_quant(py::module_&);
+void bind_sparse(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_check(m);
     bind_score(m);
     bind_quant(m);
+    bind_sparse(m);
 }

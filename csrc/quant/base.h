@@ -31,7 +31,8 @@ INLINE std::size_t total(const I& bad) {
     return sum;
 }
 
-INLINE F dither(U h) { return __builtin_convertvector(as<I>(h), F) * (1.f / 65536) + (.5f / 65536 - .5f); }
+// (k + 1/2) / 65536 - 1/2 from k in bits 7..22: exact, made in the mantissa of a float in [1, 2).
+INLINE F dither(U k) { return as<F>((k & 0x7fff80u) | 0x3f800000u) - (1.5f - .5f / 65536); }
 
 INLINE U mix(U x, std::uint32_t key) {
     x ^= x >> 16;
@@ -72,6 +73,7 @@ INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t r
         scale = top / levels;
         if (top < smallest) scale = 0;
         else inverse = levels / top;
+        if (stochastic && inverse > 0) inverse = below(below(inverse));  // |y| <= levels, so no dither rounds past it
         if (scale * levels > largest_float) scale = below(scale);
     }
     if (mode == ternary) {
@@ -106,11 +108,7 @@ INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t r
                 store(e + i + j * W, x - as<F>(on & as<I>(__builtin_convertvector(q[j], F) * scale)));
             } else {
                 F y = x * inverse;
-                if (stochastic) {
-                    y += dither(j < V64 / 2 ? draw[j] & 0xffff : draw[j - V64 / 2] >> 16);
-                    y = y > levels ? F{} + levels : y;
-                    y = y < -levels ? F{} - levels : y;
-                }
+                if (stochastic) y += dither(j < V64 / 2 ? draw[j] << 7 : draw[j - V64 / 2] >> 9);
                 const F r = y + magic;
                 q[j] = as<I>(r) - as<I>(F{} + magic);
                 store(e + i + j * W, x - (r - magic) * scale);

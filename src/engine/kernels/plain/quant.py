@@ -89,7 +89,10 @@ def block_scale(mode: str, x: Array, real: int) -> tuple[np.float32, np.float32,
     scale = top / levels
     if scale * levels > LARGEST:
         scale = np.nextafter(scale, np.float32(0))
-    return scale, levels / top, levels
+    inverse = levels / top
+    if mode.endswith("s"):  # |y| <= levels, so no dither rounds past it
+        inverse = np.nextafter(np.nextafter(inverse, np.float32(0)), np.float32(0))
+    return scale, inverse, levels
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -135,7 +138,7 @@ def quant_encode(
             else:
                 y = x * other
                 if mode.endswith("s"):
-                    y = np.clip(y + dither(len(x), key, counter + start), -levels, levels)
+                    y = y + dither(len(x), key, counter + start)
                 codes = np.rint(y).astype(np.int32)
         e[start : start + real] = (x - codes.astype(np.float32) * scale)[:real]
         size = payload_size(mode, real)
