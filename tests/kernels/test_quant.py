@@ -19,9 +19,15 @@ def data(n: int, kind: str = "cube", seed: int = 0) -> np.ndarray:
     r = np.random.default_rng(seed)
     x = r.standard_normal(n).astype(np.float32)
     made = {
-        "gauss": x, "cube": x**3, "laplace": r.laplace(size=n).astype(np.float32), "equal": np.full(n, -0.3, np.float32),
-        "zeros90": np.where(r.random(n) < 0.9, 0, x), "zeros99": np.where(r.random(n) < 0.99, 0, x),
-        "spike": np.eye(1, n, n // 2, dtype=np.float32)[0] * 7, "tiny": x * np.float32(1e-41), "none": x * 0,
+        "gauss": x,
+        "cube": x**3,
+        "laplace": r.laplace(size=n).astype(np.float32),
+        "equal": np.full(n, -0.3, np.float32),
+        "zeros90": np.where(r.random(n) < 0.9, 0, x),
+        "zeros99": np.where(r.random(n) < 0.99, 0, x),
+        "spike": np.eye(1, n, n // 2, dtype=np.float32)[0] * 7,
+        "tiny": x * np.float32(1e-41),
+        "none": x * 0,
     }
     return made[kind].astype(np.float32)
 
@@ -41,7 +47,9 @@ def encode(run, mode, g, e, block, key=77, counter=0, **isa):
 
 
 def same(left, right) -> bool:
-    return all(a.tobytes() == b.tobytes() if isinstance(a, np.ndarray) else a == b for a, b in zip(left, right, strict=True))
+    return all(
+        a.tobytes() == b.tobytes() if isinstance(a, np.ndarray) else a == b for a, b in zip(left, right, strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -63,7 +71,10 @@ def test_native_is_plain(mode, isa):
 def test_block_split_gives_the_same_bytes(mode, isa):
     g, e = data(9001), data(9001, "gauss", 1)
     out, scales, rest, _ = encode(_native.quant_encode, mode, g, e, 1024, counter=1 << 40)
-    parts = [encode(_native.quant_encode, mode, g[a:b], e[a:b], 1024, counter=(1 << 40) + a, isa=isa) for a, b in ((0, 4096), (4096, 9001))]
+    parts = [
+        encode(_native.quant_encode, mode, g[a:b], e[a:b], 1024, counter=(1 << 40) + a, isa=isa)
+        for a, b in ((0, 4096), (4096, 9001))
+    ]
     for at, whole in enumerate((out, scales, rest)):
         assert np.concatenate([p[at] for p in parts]).tobytes() == whole.tobytes()
 
@@ -161,7 +172,9 @@ def test_shared_integers_sum_natively(n, bits, isa):
     for x in g:
         e, want = np.zeros(n, np.float32), np.zeros(n, np.float32)
         out, ref = np.zeros(n * bits // 8, np.uint8), np.zeros(n * bits // 8, np.uint8)
-        assert _native.shared_encode(x, e, top, levels, out, bits, isa=isa) == plain.shared_encode(x, want, top, levels, ref, bits)
+        assert _native.shared_encode(x, e, top, levels, out, bits, isa=isa) == plain.shared_encode(
+            x, want, top, levels, ref, bits
+        )
         assert out.tobytes() == ref.tobytes() and e.tobytes() == want.tobytes()
         total += out.view(total.dtype)
         rest += e
@@ -179,8 +192,34 @@ def test_quantise_is_plain(isa):
 
 def test_wrong_sizes_are_refused():
     e, out, scales = np.zeros(100, np.float32), np.zeros(128, np.uint8), np.zeros(1, np.float32)
-    for args in (("int8", None, e, 1000, out, scales), ("int8", None, e, 1024, out[:100], scales), ("none", None, e, 1024, out, scales)):
+    for args in (
+        ("int8", None, e, 1000, out, scales),
+        ("int8", None, e, 1024, out[:100], scales),
+        ("none", None, e, 1024, out, scales),
+    ):
         with pytest.raises(ValueError):
             _native.quant_encode(*args)
     with pytest.raises(TypeError):
         _native.quant_encode("int8", None, e.astype(np.float64), 1024, out, scales)
+
+
+def test_numba_gives_the_same_bytes():
+    from engine.kernels import jit_quant as jit
+
+    for n in (1, 63, 4099):
+        g, e = data(n), data(n, "gauss", 1)
+        if n > 3:
+            g[3] = np.nan
+        want = encode(plain.quant_encode, "int8", g, e, 1024)
+        got = encode(
+            lambda mode, g, e, block, out, scales, key, counter: jit.int8_encode(g, e, block, out, scales),
+            "int8",
+            g,
+            e,
+            1024,
+        )
+        assert same(want, got)
+        left, right = data(n, "gauss", 2), data(n, "gauss", 2)
+        plain.quant_decode_add("int8", *want[:2], 1024, left)
+        jit.int8_decode_add(*want[:2], 1024, right)
+        assert left.tobytes() == right.tobytes()

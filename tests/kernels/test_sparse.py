@@ -1,4 +1,4 @@
-"""Selection: native is plain on every ISA and split; exact k with all ties; scatter and Rice refuse what does not fit."""
+"""Selection: native is plain on every ISA and split; exact k with all ties; what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def test_threshold_is_plain_in_any_split(isa, n):
         assert np.array_equal(sent + want, np.where(np.isfinite(x), x, start))
 
 
-@given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1.0000001, 2.0, 1e-41, -3e38, 0.5]), min_size=1, max_size=300), st.data())
+@given(
+    st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1.0000001, 2.0, 1e-41, -3e38, 0.5]), min_size=1, max_size=300),
+    st.data(),
+)
 @settings(deadline=None, max_examples=60)
 def test_keep_is_exact_with_ties(values, draw):
     x = np.array(values, np.float32)

@@ -67,11 +67,23 @@ def residual(state: State, n: int) -> Array:
     return e
 
 
-def seal(family: str, name: str, g: Array, chunks: list[Any], *, block: int = 0, count: int = 0, seed: int = 0, step: int = 0,
-         bad: int = 0) -> bytes:
+def seal(
+    family: str,
+    name: str,
+    g: Array,
+    chunks: list[Any],
+    *,
+    block: int = 0,
+    count: int = 0,
+    seed: int = 0,
+    step: int = 0,
+    bad: int = 0,
+) -> bytes:
     """Frame of an Update's codes: parameters in the extension, arrays as chunks."""
     ext = PARAMS.pack(name.encode(), block, count, seed, step, bad)
-    return frame_bytes(encode_frame(KINDS["update"], CODECS[family], chunks, dtype=g.dtype.name, shape=g.shape, ext=ext))
+    return frame_bytes(
+        encode_frame(KINDS["update"], CODECS[family], chunks, dtype=g.dtype.name, shape=g.shape, ext=ext)
+    )
 
 
 class Opened:
@@ -80,7 +92,9 @@ class Opened:
     def __init__(self, frame: Any, family: str, name: str, n: int) -> None:
         self.frame = frame if isinstance(frame, Frame) else decode_frame(frame)
         if self.frame.codec != CODECS[family] or len(self.frame.ext) != PARAMS.size:
-            raise FrameError(f"codec: expected {family}, found {self.frame.codec} with {len(self.frame.ext)} bytes of parameters")
+            raise FrameError(
+                f"codec: expected {family}, found {self.frame.codec} with {len(self.frame.ext)} bytes of parameters"
+            )
         found, self.block, self.count, self.seed, self.step, self.bad = PARAMS.unpack(self.frame.ext)
         if found.rstrip(b"\0") != name.encode():
             raise FrameError(f"codec: expected {name}, found {found.rstrip(bytes(1))!r}")

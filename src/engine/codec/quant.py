@@ -28,7 +28,10 @@ class Quant:
     def encode(self, g: Array, state: State, step: int) -> bytes:
         x = floats(g)
         e = residual(state, len(x))
-        codes, scales = np.empty(payload_size(self.mode, len(x)), np.uint8), np.empty(-(-len(x) // self.block), np.float32)
+        codes, scales = (
+            np.empty(payload_size(self.mode, len(x)), np.uint8),
+            np.empty(-(-len(x) // self.block), np.float32),
+        )
         bad = _native.quant_encode(self.mode, x, e, self.block, codes, scales, key_of(self.seed, step, self.stream))
         return seal("quant", self.mode, g, [codes, scales], block=self.block, seed=self.seed, step=step, bad=bad)
 

@@ -1,4 +1,4 @@
-"""Sparse gradient codecs: exact top-k with a warm threshold, random-k from a shared seed; indices as Rice-coded gaps."""
+"""Sparse gradient codecs: exact top-k with a warm threshold, random-k from a shared seed; Rice-coded gaps."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def quant_encode(
         x = np.zeros(-(-real // GROUP) * GROUP, np.float32)
         x[:real] = full[start : start + real]
         with np.errstate(over="ignore"):
-            scale, other, levels = block_scale(mode, x, real)
+            scale, other, _ = block_scale(mode, x, real)
             if mode == "sign":
                 codes = np.where(np.signbit(x), np.int32(-1), np.int32(1))
             elif mode == "ternary":

@@ -49,7 +49,7 @@ def topk(g: Array, e: Array, k: int) -> tuple[Array, Array]:
 
 def rice_encode(index: Array, low: int) -> Array:
     """Gaps of ascending indices: `low` bits each, packed; then quotients in unary, zeros closed by a one."""
-    gap = np.diff(index.astype(np.int64), prepend=-1) - 1
+    gap: Array = np.diff(index.astype(np.int64), prepend=-1) - 1
     bits = (gap[:, None] >> np.arange(low) & 1).astype(np.uint8)
     ends = np.cumsum((gap >> low) + 1) - 1
     unary = np.zeros(int(ends[-1]) + 1 if len(ends) else 0, np.uint8)
