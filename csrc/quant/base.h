@@ -17,6 +17,10 @@ INLINE F take(const float* g, const float* e, I& bad) {
     return as<F>((as<I>(x) & ok) | (as<I>(old) & ~ok));
 }
 
+INLINE F plus(const float* g, const float* e, std::size_t i) {
+    return g ? load<F>(g + i) + load<F>(e + i) : load<F>(e + i);
+}
+
 INLINE float tree(const F (&lane)[V64]) {  // 64 lanes to one: halves added to halves
     float s[64];
     for (int j = 0; j < V64; ++j) store(s + j * W, lane[j]);
@@ -51,37 +55,49 @@ template <int mode>
 INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t real, std::uint8_t* out, Key key, I& bad) {
     constexpr float levels = width<mode> == 8 ? 127 : width<mode> == 4 ? 7 : 1;
     constexpr bool stochastic = mode == int2s || mode == int4s || mode == int8s, l1 = mode == sign || mode == ternary;
-    F lane[V64] = {};
-    for (std::size_t i = 0; i < m; i += 64)
-        for (int j = 0; j < V64; ++j) {
-            const F x = take(g ? g + i + j * W : g, e + i + j * W, bad);
-            store(e + i + j * W, x);
-            const F a = as<F>(as<I>(x) & 0x7fffffff);
-            if (l1) lane[j] += a;
-            else lane[j] = a > lane[j] ? a : lane[j];
+    float scale = 0, inverse = 0, edge = 0;
+    for (;;) {  // measured without a store or a test for each; a block that is not finite is repaired and measured again
+        float top = 0;
+        if (l1) {
+            F lane[V64] = {};
+            for (std::size_t i = 0; i < m; i += 64)
+                for (int j = 0; j < V64; ++j) lane[j] += as<F>(as<I>(plus(g, e, i + j * W)) & 0x7fffffff);
+            top = tree(lane);
+        } else {
+            I lane[V64] = {};
+            for (std::size_t i = 0; i < m; i += 64)
+                for (int j = 0; j < V64; ++j) {
+                    const I a = as<I>(plus(g, e, i + j * W)) & 0x7fffffff;
+                    lane[j] = a > lane[j] ? a : lane[j];
+                }
+            std::int32_t most = 0;
+            for (int j = 0; j < V64; ++j)
+                for (int k = 0; k < W; ++k) most = lane[j][k] > most ? lane[j][k] : most;
+            top = as<float>(most);
         }
-    float scale, inverse = 0, edge = 0;
-    if (l1) {
-        scale = tree(lane) / static_cast<float>(real);
-        if (!(scale <= largest_float)) scale = largest_float;
-    } else {
-        float top = 0, s[W];
-        for (int j = 0; j < V64; ++j) {
-            store(s, lane[j]);
-            for (float a : s) top = a > top ? a : top;
+        if (g && !(top <= largest_float)) {
+            for (std::size_t i = 0; i < m; i += W) store(e + i, take(g + i, e + i, bad));
+            g = nullptr;
+            continue;
         }
-        scale = top / levels;
-        if (top < smallest) scale = 0;
-        else inverse = levels / top;
-        if (stochastic && inverse > 0) inverse = below(below(inverse));  // |y| <= levels, so no dither rounds past it
-        if (scale * levels > largest_float) scale = below(scale);
+        if (l1) {
+            scale = top / static_cast<float>(real);
+            if (!(scale <= largest_float)) scale = largest_float;
+        } else {
+            scale = top / levels;
+            if (top < smallest) scale = 0;
+            else inverse = levels / top;
+            if (stochastic && inverse > 0) inverse = below(below(inverse));  // |y| <= levels, so no dither rounds past it
+            if (scale * levels > largest_float) scale = below(scale);
+        }
+        break;
     }
     if (mode == ternary) {
         edge = scale * .7f;
         F sum[V64] = {}, count[V64] = {};
         for (std::size_t i = 0; i < m; i += 64)
             for (int j = 0; j < V64; ++j) {
-                const F a = as<F>(as<I>(load<F>(e + i + j * W)) & 0x7fffffff);
+                const F a = as<F>(as<I>(plus(g, e, i + j * W)) & 0x7fffffff);
                 const I on = a > edge;
                 sum[j] += as<F>(as<I>(a) & on);
                 count[j] += as<F>(as<I>(F{} + 1) & on);
@@ -98,7 +114,7 @@ INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t r
                 draw[j] = mix((static_cast<std::uint32_t>((key.counter + i) / 2 + static_cast<std::size_t>(j * W)) + iota()) ^ key.low,
                               key.high + static_cast<std::uint32_t>((key.counter + i) >> 33));
         for (int j = 0; j < V64; ++j) {
-            const F x = load<F>(e + i + j * W);
+            const F x = plus(g, e, i + j * W);
             if (mode == sign) {
                 q[j] = as<I>(x);
                 store(e + i + j * W, x - as<F>((as<I>(x) & std::int32_t(0x80000000)) | as<I>(F{} + scale)));
