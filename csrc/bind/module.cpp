@@ -9,6 +9,8 @@ void bind_check(py::module_&);
 void bind_score(py::module_&);
 void bind_parse(py::module_&);
 void bind_learn(py::module_&);
+void bind_quant(py::module_&);
+void bind_sparse(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -23,4 +25,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_score(m);
     bind_parse(m);
     bind_learn(m);
+    bind_quant(m);
+    bind_sparse(m);
 }

@@ -1,0 +1,24 @@
+// 8 lanes; only what the compiler's vectors cannot say well is written with intrinsics.
+#include <immintrin.h>
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#define LANES avx2
+#define W 8
+namespace engine::quant::avx2 {
+using Int = std::int32_t __attribute__((vector_size(32)));
+INLINE unsigned bits(Int q) { return static_cast<unsigned>(_mm256_movemask_ps((__m256)q)); }
+INLINE void narrow(void* out, Int q) {  // low bytes of 8 words
+    const __m256i low = _mm256_shuffle_epi8((__m256i)q, _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+        -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1));
+    const __m128i eight = _mm_or_si128(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    _mm_storel_epi64(static_cast<__m128i*>(out), eight);
+}
+INLINE Int spread(const std::uint8_t* in, int j) {  // bit l of byte j to the top of lane l
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    return (Int)_mm256_sllv_epi32(_mm256_set1_epi32(in[j]), shift);
+}
+}  // namespace engine::quant::avx2
+#include "quant/base.h"
+#undef LANES
+#undef W
+#pragma GCC pop_options

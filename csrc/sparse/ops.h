@@ -1,0 +1,29 @@
+// Selection of large elements with fused error feedback; plain/sparse.py is the definition.
+#pragma once
+#include "kernel.h"
+
+namespace engine::sparse {
+
+struct Scan { std::size_t next, count, bad; };  // elements done, entries written, elements where g + e is not finite
+
+struct Ops {
+    // x = g + e (g null: e; e where not finite); entries |x| >= t go to (index, value) and leave 0 in e. Stops at element `next`
+    // when fewer than 64 places of `room` are left, to be continued from there.
+    Scan (*threshold)(const float* g, float* e, std::size_t start, std::size_t n, float t, std::uint32_t* index, float* value, std::size_t room);
+};
+
+// Bits of the k-th largest magnitude among values, 1 <= k <= count, and how many are strictly greater: radix select, 11 + 10 + 10 bits.
+std::uint32_t select(const float* value, std::size_t count, std::size_t k, std::size_t& greater);
+// Keep the k largest entries in place, in order, lowest place first among equals; the rest goes back to e. Returns the k-th magnitude.
+float keep(std::uint32_t* index, float* value, std::size_t count, std::size_t k, float* e);
+// acc[index] += value; false, with nothing added, where an index is not below n.
+bool scatter_add(const std::uint32_t* index, const float* value, std::size_t count, float* acc, std::size_t n);
+// Ascending indices as gaps: `low` bits of each packed, then quotients in unary (Rice). Returns bytes; out holds rice_bound.
+std::size_t rice_bound(std::size_t count, std::uint64_t n, int low);
+std::size_t rice_encode(const std::uint32_t* index, std::size_t count, int low, std::uint8_t* out);
+// False where the bytes are not `count` ascending indices below n.
+bool rice_decode(const std::uint8_t* in, std::size_t size, std::size_t count, std::uint64_t n, int low, std::uint32_t* index);
+
+const Ops& ops(Isa level);
+
+}  // namespace engine::sparse
