@@ -1,6 +1,6 @@
 # Paths are relative and quoted, so that a checkout in a folder with a space in its name works.
 PYTHON ?= python3
-PIP = -m pip install --quiet --disable-pip-version-check
+PIP = -m pip install -qq --disable-pip-version-check
 SOURCES := $(shell find csrc src -name '*.cpp' -o -name '*.h' -o -name '*.pyx')
 PROJECT = pyproject.toml setup.py
 PLAIN = "numpy>=2" "blosc2>=4" "ml_dtypes>=0.5" "mpi4py>=4.1" "numba>=0.61" "threadpoolctl>=3" \
