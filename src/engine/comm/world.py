@@ -173,7 +173,8 @@ class World:
             missing -= {r for r in missing if receives[r].Test()}
             time.sleep(0.005)
         for request in [*sends, *receives.values()]:
-            request.Cancel()
+            if not request.Test():
+                request.Cancel()
         absent = sorted(missing) or [r for r in others if heard[r][0] < self._step]
         known = self._absent(absent) if self._absent else ""
         return PeerError(
