@@ -79,7 +79,8 @@ def pytest_pyfunc_call(pyfuncitem):
     args = ["-m", "pytest", "-o", "addopts=-q", "-x", "--tb=short", "--timeout=0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
     done = launch(size, args, ENGINE_RANKS=str(size))
     if done.returncode or done.stdout.count("1 passed") != size:
-        pytest.fail(f"exit {done.returncode} on {size} ranks\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}", pytrace=False)
+        said = f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+        pytest.fail(f"exit {done.returncode} on {size} ranks\n{said}", pytrace=False)
     return True
 
 

@@ -33,7 +33,8 @@ def test_every_failing_line_ends_with_its_fix(capsys, monkeypatch):
 def test_json_is_one_object_with_every_finding(capsys):
     doctor.main(json=True)
     rows = json.loads(capsys.readouterr().out)
-    assert {"python", "numpy", "mpi4py", "kernels", "mpi", "cores", "threads", "shm", "disk"} <= {r["name"] for r in rows}
+    names = {row["name"] for row in rows}
+    assert {"python", "numpy", "mpi4py", "kernels", "mpi", "cores", "threads", "shm", "disk"} <= names
     assert all(set(row) == {"name", "ok", "text", "fix"} for row in rows)
 
 

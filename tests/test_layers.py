@@ -106,7 +106,7 @@ def broken_sizes(root):
 
 
 def broken_names(root):
-    paths = [path for folder in ("src", "csrc") for path in (root / folder).rglob("*") if path.is_file() or path.is_dir()]
+    paths = [path for folder in ("src", "csrc") for path in (root / folder).rglob("*")]
     return [str(path.relative_to(root)) for path in paths if path.stem.lower() in NAMELESS]
 
 

@@ -1,4 +1,4 @@
-"""What this machine and environment offer to a run, found without initialising MPI; each failing line ends with its fix."""
+"""What this machine offers to a run, found without initialising MPI; each failing line ends with its fix."""
 from __future__ import annotations
 
 import json as text
@@ -82,12 +82,13 @@ def _mpi() -> Iterator[Finding]:
                   f"it is not the launcher of {library}: set ENGINE_MPIEXEC to the mpiexec beside that library")
     job = next((name for name in JOBS if os.environ.get(name)), "")
     if job:
-        yield Finding("batch", not inside, f"{job}={os.environ[job]}, MPI from {'a wheel' if inside else 'the system'}",
-                      "a wheel's MPI does not know this machine's network: load the site's MPI module and set MPI4PY_LIBMPI")
+        origin = "a wheel" if inside else "the system"
+        yield Finding("batch", not inside, f"{job}={os.environ[job]}, MPI from {origin}",
+                      "a wheel's MPI may not know this machine's network: load the site's module, set MPI4PY_LIBMPI")
 
 
 def matches(library: str, kind: str) -> bool:
-    """False where the library's name says another MPI than the launcher does: .so.12 is MPICH's ABI, .so.40 Open MPI's."""
+    """False where the library's name says another MPI than the launcher: .so.12 is MPICH's ABI, .so.40 Open MPI's."""
     said = "mpich" if ".so.12" in library else "openmpi" if ".so.40" in library else ""
     return not said or kind == "unknown" or said == {"intel": "mpich"}.get(kind, kind)
 
@@ -99,7 +100,8 @@ def _cores() -> Iterator[Finding]:
                   f"more threads than the cgroup allows are throttled: taskset -c 0-{max(int(limit) - 1, 0)} …")
     asked = os.environ.get("ENGINE_LOOP_THREADS", "")
     plan = f"{asked} a rank (ENGINE_LOOP_THREADS)" if asked else f"{mine} for 1 rank, {max(mine // 2, 1)} each for 2"
-    yield Finding("threads", not asked.isdigit() or int(asked) <= mine, plan, f"set ENGINE_LOOP_THREADS to at most {mine}")
+    yield Finding("threads", not asked.isdigit() or int(asked) <= mine, plan,
+                  f"set ENGINE_LOOP_THREADS to at most {mine}")
 
 
 def cores_limit(root: Path = CGROUP) -> float:

@@ -1,4 +1,4 @@
-"""The Link over real MPI: every operation against its plain meaning, and what a rank that differs or stays away does."""
+"""The Link over real MPI: every operation against its plain meaning; ranks that differ or stay away are named."""
 import textwrap
 import time
 
