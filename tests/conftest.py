@@ -76,8 +76,8 @@ def pytest_pyfunc_call(pyfuncitem):
     if INSIDE or not pyfuncitem.get_closest_marker("ranks"):
         return None
     size = pyfuncitem.callspec.params["size"]
-    args = ["-m", "pytest", "-o", "addopts=-q", "-x", "--tb=short", "--timeout=0", "-p", "no:cacheprovider",
-            pyfuncitem.nodeid]
+    args = ["-m", "pytest", "-o", "addopts=-q --import-mode=importlib", "-x", "--tb=short", "--timeout=0", "-p",
+            "no:cacheprovider", pyfuncitem.nodeid]
     done = launch(size, args, ENGINE_RANKS=str(size))
     if done.returncode or done.stdout.count("1 passed") != size:
         said = f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
