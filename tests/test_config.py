@@ -27,7 +27,7 @@ def test_later_sources_win(tmp_path):
     ("exchange.merge=ownr", "did you mean 'owner'?"),
     ("model.rate=fast", "expected a number, perhaps a duration (10s, 5m), found 'fast'"),
     ("data.hash_bits=1.5", "expected a whole number"),
-    ("model.bias=perhaps", "expected true or false, found 'perhaps'"),
+    ("model.interactions=perhaps", "expected true or false, found 'perhaps'"),
     ("checkpoint.every=often", 'expected a row count ("5000rows") or a duration ("10s")'),
     ("exchange.every=0", "expected at least 1, found 0"),
     ("learner", "expected section.key=value"),
@@ -64,7 +64,7 @@ def test_a_file_that_is_none(tmp_path, text):
 @pytest.mark.parametrize(("setting", "value"), [
     ("checkpoint.every=5000rows", 5000), ("checkpoint.every=10s", 10.0), ("checkpoint.every=2m", 120.0),
     ("checkpoint.every=250ms", 0.25), ("checkpoint.every=", None), ("data.piece_bytes=64Ki", 65536),
-    ("loop.window=2k", 2000), ("loop.stall_timeout=5min", 300.0), ("model.bias=off", False), ("model.scale=yes", True),
+    ("loop.window=2k", 2000), ("loop.stall_timeout=5min", 300.0), ("model.interactions=off", False), ("model.scale=yes", True),
     ("data.numeric=a, b,,c", ("a", "b", "c")), ("data.target=7", "7"), ("model.rate=1e-3", 1e-3),
 ])
 def test_values_have_their_types(setting, value):
@@ -80,7 +80,7 @@ SETTINGS = st.lists(st.one_of(
     st.floats(0, 10).map(lambda x: f"model.rate={x!r}"),
     st.integers(1, 10**6).map(lambda n: f"checkpoint.every={n}rows"),
     st.floats(0.5, 1e4).map(lambda t: f"checkpoint.every={t!r}s"),
-    st.booleans().map(lambda b: f"model.bias={b}"),
+    st.booleans().map(lambda b: f"model.interactions={b}"),
     st.text("ab \"\\'é\t", max_size=8).map(lambda t: f"data.source=x{t}x"),
     st.lists(st.text("abc", min_size=1, max_size=3), max_size=3).map(lambda names: f"data.labels={','.join(names)}"),
 ), max_size=6)
