@@ -14,10 +14,15 @@ from engine.types import Array, Batch, Schema
 class ArraySource:
     """Rows of a whole `Batch`; `piece_rows` rows a piece, dealt in turn."""
 
+    plan = None
+
     def __init__(self, rows: Batch, schema: Schema, *, piece_rows: int = 4096) -> None:
         self.rows, self.schema, self.piece_rows = rows, schema, piece_rows
         self.pieces: int | None = -(-len(rows) // piece_rows)
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
+
+    def streamed(self, piece: int) -> bool:
+        return False
 
     def reader(self, piece: int, size: int) -> int:
         return piece % size
@@ -90,3 +95,18 @@ def _source(rows: Batch, count: int, y: Array, width: int, task: str | None, pie
     rows.y = np.asarray(y if kind == "regression" else ids, np.float32)
     rows.order, rows.previous = np.arange(count, dtype=np.int64), np.full(count, np.nan, np.float32)
     return ArraySource(rows, Schema(width, rows.sparse, kind, labels), piece_rows=piece_rows)
+
+
+def digits(spec: str, piece_rows: int) -> ArraySource:
+    """Handwritten digits that scikit-learn bundles, in class order: 1797 rows, 64 columns, 10 classes."""
+    if spec != "demo:digits":
+        raise DataError(f"demo: expected demo:digits, found {spec}", where=spec, fix="demo:digits")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(
+            "expected scikit-learn, which bundles the digits, found none", where=spec, fix="pip install 'engine[demo]'"
+        ) from error
+    found = load_digits()
+    order = np.argsort(found.target, kind="stable")
+    return from_arrays(found.data[order], found.target[order], task="multiclass", piece_rows=piece_rows)

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from engine.errors import DataError
-from engine.source.array import ArraySource, from_arrays
+from engine.source.array import ArraySource, digits, from_arrays
+from engine.source.make import MakeSource, parse_spec
 from engine.source.schema import Plan, Task, csv_plan, libsvm_plan
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -60,12 +61,16 @@ def open_source(
     first: int | None = None,
     quoted_newlines: bool = False,
     plan: Plan | None = None,
-) -> TextSource | ArraySource:
+) -> TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
     row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
     """
+    if spec.startswith("make:"):
+        return MakeSource(*parse_spec(spec), piece_rows)
+    if spec.startswith("demo:"):
+        return digits(spec, piece_rows)
     paths = files(spec)
     if paths[0].endswith((".npz", ".npy")):
         parts = np.load(paths[0], allow_pickle=False)

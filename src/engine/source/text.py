@@ -160,6 +160,10 @@ class TextSource:
         self._starts = np.cumsum([0, *counts])
         self.pieces: int | None = int(self._starts[-1])
 
+    def streamed(self, piece: int) -> bool:
+        """Whether the piece's length is known only at its end: gzip, stdin, quoted line ends."""
+        return self._sizes[int(np.searchsorted(self._starts, piece, "right")) - 1] is None
+
     def _streamed(self, path: str) -> bool:
         return path == "-" or path.endswith(".gz") or self.plan.quoted_newlines or not os.path.isfile(path)
 
@@ -189,7 +193,7 @@ class TextSource:
 
     def reader(self, piece: int, size: int) -> int:
         """The rank that reads `piece`: dealt in turn; a stream by its file, stdin by rank 0."""
-        return piece % size
+        return 0 if self.paths[0] == "-" else piece % size
 
     def read(self, piece: int, skip: int = 0) -> Iterator[Batch]:
         """Batches of the piece's rows from row `skip` on; DataError on a bad row where the policy is `error`."""
