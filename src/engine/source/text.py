@@ -193,10 +193,6 @@ class TextSource:
     def _streamed(self, path: str) -> bool:
         return path == "-" or path.endswith(".gz") or self.plan.quoted_newlines or not os.path.isfile(path)
 
-    def streamed(self, piece: int) -> bool:
-        """True where the piece is a stream, whose length is known only at its end."""
-        return self._sizes[int(np.searchsorted(self._starts, piece, "right")) - 1] is None
-
     def _find_body(self, path: str) -> int:
         with open_stream(path) as file:
             return self._body_of(file, path)
