@@ -200,6 +200,8 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         near = difflib.get_close_matches(str(found), options, 1)
         raise ConfigError(f"{name}: expected one of {', '.join(options)}, found {found!r}", where=where,
                           fix=f"did you mean {near[0]!r}?" if near else "")
+    if name == "checkpoint.every" and found is not None and found <= 0:
+        raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in LOWEST and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found
@@ -267,4 +269,4 @@ def _names(value: Any) -> Names:
 def _toml(section: str, key: str, value: Any) -> str:
     if (section, key) == ("checkpoint", "every"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -21,32 +21,63 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.errors import ConfigError, EngineError, PeerError
+from engine.errors import ConfigError, EngineError, PeerError, Preempted
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_WORLD_SIZE")
+STEPS = ("SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE")
 CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 LOSER_S = 1.0
 
 
 def launched() -> int:
-    """Ranks the launcher says there are; 1 without a launcher."""
-    return max([int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdigit()], default=1)
+    """Ranks the launcher says there are; 1 without a launcher.
+
+    A batch system's own launcher (srun with PMIx) says so only in the variables of its job step. An mpirun inside a step
+    says more, and is believed: its daemons are the tasks of that step.
+    """
+    for names in (SIZES, STEPS):
+        sizes = [int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()]
+        if sizes:
+            return max(sizes)
+    return 1
 
 
 def error_file() -> Path | None:
     """Where the first failing rank leaves its record: given by `engine run`, else one a launcher; None for one rank."""
     if os.environ.get("ENGINE_ERROR_FILE"):
         return Path(os.environ["ENGINE_ERROR_FILE"])
-    return Path(tempfile.gettempdir()) / f"engine-{os.getuid()}-{os.getppid()}.error.json" if launched() > 1 else None
+    if launched() == 1:
+        return None
+    parent = os.getppid()
+    return Path(tempfile.gettempdir()) / f"engine-{os.getuid()}-{parent}-{_born(parent)}.error.json"
+
+
+def _born(pid: int) -> str:
+    """When a process began, in clock ticks since boot; "" where there is none. A pid comes again, this pair does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def leftovers() -> list[Path]:
+    """Error records of this user whose launcher is gone."""
+    found = Path(tempfile.gettempdir()).glob(f"engine-{os.getuid()}-*-*.error.json")
+    return sorted(path for path in found if path.name.split("-")[3].removesuffix(".error.json")
+                  != _born(int("0" + path.name.split("-")[2])))
 
 
 class Guard:
-    """What the program keeps an eye on. `stop` is the name of the signal that asked to stop, or ""."""
+    """What the program keeps an eye on. `stop` is the name of the signal that asked to stop, or "".
+
+    From the first `beat` on, the first signal is a request that the loop heeds; before it, and the second time, it ends
+    the process at once.
+    """
 
     def __init__(self) -> None:
         self.rank, self.stop = 0, ""
         self._name, self._since, self._waiting = "start", time.monotonic(), False
-        self._timeout_s = 0.0
+        self._timeout_s, self._heeded = 0.0, False
 
     def install(self) -> None:
         """Hooks for uncaught exceptions in any thread, and signal handlers; thread pools held to one thread a rank."""
@@ -58,9 +89,14 @@ class Guard:
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
+        code = 130 if number == signal.SIGINT else 75
         if self.stop:
-            os._exit(130 if number == signal.SIGINT else 75)
+            os._exit(code)
         self.stop = signal.Signals(number).name
+        if not self._heeded:
+            error = Preempted(f"stopped by {self.stop} before the first step", fix="start again")
+            error.code = code
+            self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Reports `error` once for the job and ends every rank; does not return."""
@@ -89,7 +125,7 @@ class Guard:
 
     def beat(self, name: str) -> None:
         """The main thread is alive and begins `name`."""
-        self._name, self._since = name, time.monotonic()
+        self._name, self._since, self._heeded = name, time.monotonic(), True
 
     def start(self, rank: int, timeout_s: float) -> None:
         """Starts the watchdog thread of this rank."""
@@ -133,6 +169,9 @@ def claim(record: dict[str, Any]) -> bool:
     path = error_file()
     if path is None:
         return True
+    for old in leftovers():
+        with contextlib.suppress(OSError):
+            old.unlink()
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:

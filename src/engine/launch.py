@@ -2,18 +2,23 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from engine.comm import probe
 from engine.errors import ConfigError
 
 GRACE_S = 10.0
+PR_SET_PDEATHSIG = 1
+CODES = (64, 65, 70, 74, 75, 130)
 
 
 def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], dict[str, str]]:
@@ -21,6 +26,9 @@ def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], d
     mpiexec = probe.launcher(mpi)
     if not mpiexec:
         raise ConfigError("no mpiexec found", fix="pip install 'engine[mpi]', or load the site's MPI module")
+    if shutil.which(mpiexec) is None:
+        raise ConfigError(f"expected a launcher that can be run, found {mpiexec!r}",
+                          fix="give --mpi the path of an mpiexec, or leave it out")
     if ranks < 1:
         raise ConfigError(f"-n: expected at least 1 rank, found {ranks}")
     options, env = probe.flags(mpiexec, ranks)
@@ -34,22 +42,54 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
         print(f"engine: {ranks} ranks on {cores} cores: each gets 1/{ranks / cores:.1f} of a core", file=sys.stderr)
+    asked: list[int] = []
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
-        child = subprocess.Popen(line, env={**env, "ENGINE_ERROR_FILE": str(record)})
-        old = {number: signal.signal(number, lambda n, _: child.send_signal(n))
-               for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            asked.append(number)
+            child.send_signal(number)
+
+        old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:
             code = child.wait(timeout_s or None)
         except subprocess.TimeoutExpired:
+            asked.append(signal.SIGTERM)
             code = _end(child)
             print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return int(json.loads(record.read_text())["code"])
-    return code if code >= 0 else 75
+        return outcome(code, record, asked)
+
+
+def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us."""
+    libc = ctypes.CDLL(None)
+    quiet = subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None
+    return subprocess.Popen(line, env=env, stdin=quiet, process_group=0,
+                            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+
+
+def outcome(code: int, record: Path, asked: list[int]) -> int:
+    """What the job's end means: the record of the first failure where there is one; else only 0 is taken as it is.
+
+    Launchers have exit codes of their own for a stopped job and for a rank that was killed; none of them is passed on.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        code = int(json.loads(record.read_text())["code"])
+        if code in CODES:
+            return code if code != 75 or signal.SIGINT not in asked else 130
+    if code == 0:
+        return 0
+    if asked:
+        return 130 if signal.SIGINT in asked else 75
+    if code in CODES:
+        return code
+    print(f"engine: error[E700] a rank was lost without a word (the launcher ended with {code})\n"
+          "  fix: look for the out-of-memory killer or a crash above, then start again with --resume", file=sys.stderr)
+    return 75
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:

@@ -27,9 +27,11 @@ def libmpi() -> str:
 
 
 def launcher(given: str = "") -> str:
-    """The mpiexec to use: as given, beside the MPI in this environment, else on PATH; "" where there is none."""
-    beside = Path(sys.prefix) / "bin" / "mpiexec"
-    for found in (given, os.environ.get("ENGINE_MPIEXEC", ""), str(beside) if beside.exists() else ""):
+    """The mpiexec to use: as given, beside the MPI library in use, else on PATH; "" where there is none."""
+    library = Path(libmpi())
+    homes = [*library.parents[1:3], Path(sys.prefix)] if library.is_absolute() else []
+    beside = [str(home / "bin" / "mpiexec") for home in homes if (home / "bin" / "mpiexec").exists()]
+    for found in (given, os.environ.get("ENGINE_MPIEXEC", ""), *beside):
         if found:
             return found
     return shutil.which("mpiexec") or shutil.which("mpirun") or ""
