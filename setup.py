@@ -20,7 +20,7 @@ def changed(obj: str, src: str) -> bool:
 ParallelCompile("ENGINE_JOBS", default=0, needs_recompile=changed).install()
 
 sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("ENGINE_SANITIZE") else []
-flags = ["-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", *sanitize]
+flags = ["-O1" if sanitize else "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", *sanitize]
 
 native = Pybind11Extension(
     "engine.kernels._native",

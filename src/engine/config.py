@@ -67,7 +67,7 @@ class Model:
 class Exchange:
     """`every`: rows a worker learns between exchanges; `merge`: how the sums are applied."""
 
-    every: int = 32
+    every: int = 256
     merge: str = "owner"
 
 

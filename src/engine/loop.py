@@ -157,8 +157,17 @@ def _score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> 
 
 def merged_meter(job: Job) -> Meter | None:
     """The meter over all ranks, at rank 0 (collective)."""
-    states = job.link.gather(job.meter.state(), name="meters")
-    return None if states is None else Meter.merged(states)
+    state = job.meter.state()
+    hist = state.pop("hist")
+    places = np.flatnonzero(hist)  # of 131 072 bins few are used: a report costs kilobytes, not a megabyte
+    found = job.link.gather((state, hist.shape, places, hist.ravel()[places]), name="meters")
+    return None if found is None else Meter.merged([_whole(*part) for part in found])
+
+
+def _whole(state: dict[str, Array], shape: tuple[int, ...], places: Array, counts: Array) -> dict[str, Array]:
+    hist = np.zeros(shape, np.int64)
+    hist.ravel()[places] = counts
+    return {**state, "hist": hist}
 
 
 __all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "run", "step"]

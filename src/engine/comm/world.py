@@ -18,6 +18,7 @@ from engine.types import Array, Op
 
 WHO_TAG = 7
 SPIN_S = 0.002
+SLOW_BYTES_S = 2.5e8  # a transfer slower than this is waiting for somebody
 
 
 def start(*, own: bool = True) -> Any:
@@ -76,7 +77,7 @@ class World:
         whole = np.empty((sum(counts), *mine.shape[1:]), mine.dtype)
         sizes = [n * row for n in counts]
         starts = [0, *np.cumsum(sizes[:-1]).tolist()]
-        self._wait(self._comm.Iallgatherv([mine, self._bytes], [whole, sizes, starts, self._bytes]), name)
+        self._wait(self._comm.Iallgatherv([mine, self._bytes], [whole, sizes, starts, self._bytes]), name, whole.nbytes)
         self.sent += mine.nbytes * (self.size - 1)
         self.received += whole.nbytes - mine.nbytes
         return np.split(whole, np.cumsum(counts)[:-1])
@@ -105,6 +106,7 @@ class World:
                 [found, theirs.tolist(), (ends - theirs).tolist(), self._bytes],
             ),
             name,
+            out.nbytes + found.nbytes,
         )
         self.sent += int(sizes.sum() - sizes[self.rank])
         self.received += int(theirs.sum() - theirs[self.rank])
@@ -114,7 +116,7 @@ class World:
         mine = np.ascontiguousarray(data)
         total = np.empty_like(mine)
         fold = {"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
-        self._wait(self._comm.Iallreduce(mine, total, fold), name)
+        self._wait(self._comm.Iallreduce(mine, total, fold), name, mine.nbytes)
         self.sent += mine.nbytes
         self.received += mine.nbytes
         return total
@@ -124,7 +126,7 @@ class World:
         size = np.array([len(data)], np.int64)
         self._wait(self._comm.Ibcast([size, self._bytes], root), name)
         whole = data.copy() if self.rank == root else np.empty(int(size[0]), np.uint8)
-        self._wait(self._comm.Ibcast([whole, self._bytes], root), name)
+        self._wait(self._comm.Ibcast([whole, self._bytes], root), name, whole.nbytes)
         return pickle.loads(whole.tobytes())
 
     def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None:
@@ -143,20 +145,22 @@ class World:
             self._side.Free()
             self._comm.Free()
 
-    def _wait(self, request: Any, name: str) -> None:
+    def _wait(self, request: Any, name: str, size_bytes: int = 0) -> None:
+        """Tests until done. MPI moves a large message only while it is tested, so its wait sleeps late and briefly."""
         self._step += 1
         if request.Test():
             return
         with self._watch(name):
             began = time.monotonic()
-            pause = 2e-5
+            pause, longest = 2e-5, 5e-5 if size_bytes else 1e-3
+            spin_s = SPIN_S + size_bytes / SLOW_BYTES_S
             while not request.Test():
                 waited = time.monotonic() - began
                 if waited > self.timeout_s:
                     raise self._stalled(name, waited)
-                if waited > SPIN_S:
+                if waited > spin_s:
                     time.sleep(pause)
-                    pause = min(pause * 1.1, 1e-3)
+                    pause = min(pause * 1.1, longest)
                 elif self._crowded:
                     os.sched_yield()
 

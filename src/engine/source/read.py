@@ -6,10 +6,9 @@ import glob
 import os
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from engine.errors import DataError
-from engine.source.array import ArraySource, from_arrays
+from engine.source.array import ArraySource, digits, from_files
+from engine.source.make import MakeSource, parse_spec
 from engine.source.schema import Plan, Task, csv_plan, libsvm_plan
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -35,6 +34,11 @@ def head(path: str) -> bytes:
     """Whole lines from the start of a file; DataError where it is empty."""
     with open_stream(path) as file:
         data = file.read(HEAD_BYTES)
+    return whole_lines(data, path)
+
+
+def whole_lines(data: bytes, path: str) -> bytes:
+    """The whole lines of a sample, without a byte order mark; DataError where there is nothing in them."""
     data = data.removeprefix(BOM)
     if not data.strip():
         raise DataError("expected rows, found an empty file", where=path, fix="give a file that holds data")
@@ -60,21 +64,24 @@ def open_source(
     first: int | None = None,
     quoted_newlines: bool = False,
     plan: Plan | None = None,
-) -> TextSource | ArraySource:
-    """The source that `spec` names; a `plan` from another rank is used as it is.
+) -> TextSource | ArraySource | MakeSource:
+    """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
     row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
     """
+    if spec.startswith("make:"):
+        return MakeSource(*parse_spec(spec), piece_rows)
+    if spec.startswith("demo:"):
+        return digits(spec, piece_rows)
     paths = files(spec)
-    if paths[0].endswith((".npz", ".npy")):
-        parts = np.load(paths[0], allow_pickle=False)
-        x, y = (parts["x"], parts["y"]) if paths[0].endswith(".npz") else (parts[:, :-1], parts[:, -1])
-        return from_arrays(x, y, task=task, piece_rows=piece_rows)
+    if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
+        return from_files(paths, task=task, piece_rows=piece_rows)
+    begun = b""
     if plan is None:
         if spec == "-":
-            raise DataError("expected a plan for stdin, found none", where="-", fix="give plan=")
-        text = head(paths[0])
+            begun = open_stream(spec).read(HEAD_BYTES)
+        text = whole_lines(begun, spec) if spec == "-" else head(paths[0])
         row = text.split(b"\n", 1)[0]
         if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
             plan = libsvm_plan(text, paths[0], task=task, labels=labels, hash_bits=hash_bits, first=first)
@@ -93,4 +100,4 @@ def open_source(
                 missing=missing,
                 quoted_newlines=quoted_newlines,
             )
-    return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows)
+    return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows, begun=begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,24 @@ def open_stream(path: str) -> BinaryIO:
         raise DataError(
             f"expected a readable file, found: {error.strerror}", where=path, fix="check the path and its permissions"
         ) from error
+
+
+class Rejoined(io.RawIOBase):
+    """A stream whose first bytes were read before: those again, then the rest."""
+
+    def __init__(self, begun: bytes, rest: BinaryIO) -> None:
+        self._begun, self._rest = memoryview(begun), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        if len(self._begun):
+            part, self._begun = self._begun[: len(room)], self._begun[len(room) :]
+        else:
+            part = memoryview(self._rest.read(len(room)))
+        room[: len(part)] = part
+        return len(part)
 
 
 def buffers(plan: Plan, data: Any) -> tuple[dict[str, Any], int]:
@@ -146,10 +165,17 @@ class TextSource:
     """
 
     def __init__(
-        self, paths: Sequence[str], plan: Plan, *, piece_bytes: int = 1 << 21, on_bad_rows: str = "error"
+        self,
+        paths: Sequence[str],
+        plan: Plan,
+        *,
+        piece_bytes: int = 1 << 21,
+        on_bad_rows: str = "error",
+        begun: bytes = b"",
     ) -> None:
         self.paths, self.plan, self.schema = tuple(paths), plan, plan.schema
         self.piece_bytes, self.policy = piece_bytes, on_bad_rows
+        self._begun = begun
         self.events: list[str] = []
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
         self._sizes = [None if self._streamed(p) else os.path.getsize(p) for p in self.paths]
@@ -160,12 +186,12 @@ class TextSource:
         self._starts = np.cumsum([0, *counts])
         self.pieces: int | None = int(self._starts[-1])
 
+    def streamed(self, piece: int) -> bool:
+        """Whether the piece's length is known only at its end: gzip, stdin, quoted line ends."""
+        return self._sizes[int(np.searchsorted(self._starts, piece, "right")) - 1] is None
+
     def _streamed(self, path: str) -> bool:
         return path == "-" or path.endswith(".gz") or self.plan.quoted_newlines or not os.path.isfile(path)
-
-    def streamed(self, piece: int) -> bool:
-        """True where the piece is a stream, whose length is known only at its end."""
-        return self._sizes[int(np.searchsorted(self._starts, piece, "right")) - 1] is None
 
     def _find_body(self, path: str) -> int:
         with open_stream(path) as file:
@@ -193,7 +219,7 @@ class TextSource:
 
     def reader(self, piece: int, size: int) -> int:
         """The rank that reads `piece`: dealt in turn; a stream by its file, stdin by rank 0."""
-        return piece % size
+        return 0 if self.paths[0] == "-" else piece % size
 
     def read(self, piece: int, skip: int = 0) -> Iterator[Batch]:
         """Batches of the piece's rows from row `skip` on; DataError on a bad row where the policy is `error`."""
@@ -257,6 +283,8 @@ class TextSource:
 
     def _stream(self, file: int) -> Iterator[tuple[int, bytes]]:
         stream = open_stream(self.paths[file])
+        if self._begun:
+            stream, self._begun = io.BufferedReader(Rejoined(self._begun, stream)), b""
         try:
             offset = self._body_of(stream, self.paths[file])
             rest = self._pending
