@@ -57,7 +57,8 @@ def test_no_launcher_and_no_ranks(monkeypatch, fake):
 
 def test_the_code_is_the_first_failing_ranks(fake):
     assert launch.run(1, [], mpi=fake("exit 0")) == 0
-    assert launch.run(1, [], mpi=fake("exit 3")) == 3
+    assert launch.run(1, [], mpi=fake("exit 65")) == 65
+    assert launch.run(1, [], mpi=fake("exit 3")) == 75
     record = 'test "$1" = --version || echo \'{"code": 65}\' > "$ENGINE_ERROR_FILE"\nexit 9'
     assert launch.run(1, [], mpi=fake(record)) == 65
     assert launch.run(1, [], mpi=fake("kill -9 $$")) == 75
@@ -86,7 +87,7 @@ def test_signals_go_on_to_the_launcher_and_come_back(fake):
         assert child.stdout.readline() == "ready\n"
         assert child.stdout.readline() == "up\n"
         child.send_signal(signal.SIGTERM)
-        assert child.wait(30) == 42
+        assert child.wait(30) == 75
     finally:
         child.kill()
         child.stdout.close()

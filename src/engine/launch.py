@@ -45,13 +45,18 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     asked: list[int] = []
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
-        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+        children: list[subprocess.Popen[bytes]] = []
 
         def forward(number: int, frame: FrameType | None) -> None:
             asked.append(number)
-            child.send_signal(number)
+            for child in children:
+                child.send_signal(number)
 
         old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+        children.append(child)
+        for number in asked:  # what came while the launcher was starting
+            child.send_signal(number)
         try:
             code = child.wait(timeout_s or None)
         except subprocess.TimeoutExpired:
