@@ -30,6 +30,8 @@ def test_later_sources_win(tmp_path):
     ("model.interactions=perhaps", "expected true or false, found 'perhaps'"),
     ("checkpoint.every=often", 'expected a row count ("5000rows") or a duration ("10s")'),
     ("exchange.every=0", "expected at least 1, found 0"),
+    ("checkpoint.every=-5s", "expected more than 0, found '-5s'"),
+    ("checkpoint.every=0rows", "expected more than 0, found '0rows'"),
     ("learner", "expected section.key=value"),
 ])
 def test_a_wrong_setting_says_what_and_where(setting, said):
@@ -81,7 +83,7 @@ SETTINGS = st.lists(st.one_of(
     st.integers(1, 10**6).map(lambda n: f"checkpoint.every={n}rows"),
     st.floats(0.5, 1e4).map(lambda t: f"checkpoint.every={t!r}s"),
     st.booleans().map(lambda b: f"model.interactions={b}"),
-    st.text("ab \"\\'é\t", max_size=8).map(lambda t: f"data.source=x{t}x"),
+    st.text("ab \"\\'é\t\x7f\U0001f600", max_size=8).map(lambda t: f"data.source=x{t}x"),
     st.lists(st.text("abc", min_size=1, max_size=3), max_size=3).map(lambda names: f"data.labels={','.join(names)}"),
 ), max_size=6)
 

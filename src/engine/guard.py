@@ -89,10 +89,11 @@ class Guard:
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        code = 130 if number == signal.SIGINT else 75
+        name = meant(number)
+        code = 130 if name == "SIGINT" else 75
         if self.stop:
             os._exit(code)
-        self.stop = signal.Signals(number).name
+        self.stop = name
         if not self._heeded:
             error = Preempted(f"stopped by {self.stop} before the first step", fix="start again")
             error.code = code
@@ -143,6 +144,14 @@ class Guard:
                     f"rank {self.rank} has been in {self._name!r} for {late_s:.1f} s while the others wait",
                     where=f"host {socket.gethostname()}, pid {os.getpid()}",
                     fix="its stacks are above; raise loop.stall_timeout if this is expected, then resume"))
+
+
+def meant(number: int) -> str:
+    """Name of the signal that `engine run` was given: it passes the first one on as SIGUSR1 and leaves the name beside."""
+    if number == signal.SIGUSR1 and os.environ.get("ENGINE_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            return Path(os.environ["ENGINE_ERROR_FILE"]).with_name("stop").read_text()
+    return signal.Signals(number).name
 
 
 def describe(error: BaseException) -> str:

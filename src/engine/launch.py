@@ -37,7 +37,11 @@ def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], d
 
 
 def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -> int:
-    """Runs the job to its end; returns 0, or the code of the first rank that failed. Signals go on to the ranks."""
+    """Runs the job to its end; returns 0, or the code of the first rank that failed.
+
+    The first signal goes on to the ranks as SIGUSR1 with its name beside it: given SIGTERM or SIGINT, Open MPI's launcher
+    kills the ranks 0.2 s later, whatever they are writing (measured; 5.0.11). A second signal goes on as it is.
+    """
     line, env = command(ranks, verb, mpi=mpi)
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
@@ -49,14 +53,16 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
 
         def forward(number: int, frame: FrameType | None) -> None:
             asked.append(number)
+            if len(asked) == 1:
+                record.with_name("stop").write_text(signal.Signals(number).name)
             for child in children:
-                child.send_signal(number)
+                child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
 
         old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
         children.append(child)
-        for number in asked:  # what came while the launcher was starting
-            child.send_signal(number)
+        if asked:  # what came while the launcher was starting
+            child.send_signal(signal.SIGUSR1)
         try:
             code = child.wait(timeout_s or None)
         except subprocess.TimeoutExpired:
