@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -78,9 +79,22 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
 def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us."""
     libc = ctypes.CDLL(None)
-    quiet = subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None
-    return subprocess.Popen(line, env=env, stdin=quiet, process_group=0,
+    given = standard_input()
+    quiet = subprocess.DEVNULL if given or sys.stdin is None or sys.stdin.isatty() else None
+    return subprocess.Popen(line, env={**env, "ENGINE_STDIN": given}, stdin=quiet, process_group=0,
                             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+
+
+def standard_input() -> str:
+    """`host:path` by which a rank of this host opens our standard input itself; "" where that is no pipe or file.
+
+    Open MPI's launcher passes input on but never its end (measured; 5.0.11), so a rank that reads it would wait for ever.
+    """
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return ""
+    return f"{os.uname().nodename}:/proc/{os.getpid()}/fd/0" if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else ""
 
 
 def outcome(code: int, record: Path, asked: list[int]) -> int:
