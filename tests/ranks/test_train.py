@@ -178,8 +178,9 @@ def test_a_checkpoint_that_cannot_be_written_is_an_io_error(rows):
     assert code == 74 and "/proc" in err
 
 
-def test_the_wrong_launcher_is_an_error_with_both_paths(rows):
-    code, _, err = engine("train", rows, "--run-dir", "-", OMPI_COMM_WORLD_SIZE="4")
+def test_the_wrong_launcher_is_an_error_with_both_paths(rows, tmp_path):
+    code, _, err = engine("train", rows, "--run-dir", "-", OMPI_COMM_WORLD_SIZE="4",
+                          ENGINE_ERROR_FILE=str(tmp_path / "error.json"))  # else it is named by the parent: this pytest
     assert code == 64 and "MPI sees 1" in err and "libmpi" in err
 
 
