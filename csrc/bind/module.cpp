@@ -9,6 +9,7 @@ void bind_check(py::module_&);
 void bind_score(py::module_&);
 void bind_parse(py::module_&);
 void bind_learn(py::module_&);
+void bind_entropy(py::module_&);
 void bind_quant(py::module_&);
 void bind_sparse(py::module_&);
 
@@ -25,6 +26,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_score(m);
     bind_parse(m);
     bind_learn(m);
+    bind_entropy(m);
     bind_quant(m);
     bind_sparse(m);
 }

@@ -57,15 +57,20 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     asked: list[int] = []
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
-        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+        children: list[subprocess.Popen[bytes]] = []
 
         def forward(number: int, frame: FrameType | None) -> None:
             asked.append(number)
             if len(asked) == 1:
                 record.with_name("stop").write_text(signal.Signals(number).name)
-            child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
+            for child in children:
+                child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
 
         old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+        children.append(child)
+        if asked:  # what came while the launcher was starting
+            child.send_signal(signal.SIGUSR1)
         try:
             code = child.wait(timeout_s or None)
         except subprocess.TimeoutExpired:

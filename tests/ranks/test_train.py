@@ -56,7 +56,7 @@ def digest(folder):
     return last.name, [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(last.glob("part-*"))]
 
 
-COMMON = ("--threads", 1, "--exchange", 4, "--run-dir", "-", "--every", "1000rows")
+COMMON = ("--threads", 1, "--exchange", 1, "--run-dir", "-", "--every", "1000rows")
 
 
 @pytest.mark.smoke
