@@ -16,9 +16,9 @@ pytestmark = pytest.mark.smoke
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """60 000 short rows: a job that is still learning when the signal comes."""
+    """400 000 short rows: a job that learns for a minute, so that what ends it earlier is what the test did."""
     path = tmp_path_factory.mktemp("data") / "rows.csv"
-    path.write_text("a,b,class\n" + "1.5,2,0\n0.5,-1,1\n" * 30_000)
+    path.write_text("a,b,class\n" + "1.5,2,0\n0.5,-1,1\n" * 200_000)
     return path
 
 
