@@ -151,20 +151,3 @@ def test_the_parents_signal_keeps_its_name(alone, tmp_path):
     (tmp_path / "stop").write_text("SIGINT")
     assert guard.meant(signal.SIGUSR1) == "SIGINT"
     assert guard.meant(signal.SIGTERM) == "SIGTERM"
-
-
-READER = "import sys; from engine import guard; guard.take_stdin(); print(sys.stdin.read())"
-
-
-@pytest.mark.parametrize(("name", "rank", "host", "text"), [
-    ("PMI_RANK", "0", guard.socket.gethostname(), "rows"), ("OMPI_COMM_WORLD_RANK", "0", guard.socket.gethostname(), "rows"),
-    ("PMI_RANK", "1", guard.socket.gethostname(), "none"), ("PMI_RANK", "0", "elsewhere", "none"),
-])
-def test_only_rank_0_on_the_parents_host_takes_its_standard_input(tmp_path, name, rank, host, text):
-    for word in ("rows", "none"):
-        (tmp_path / word).write_text(word)
-    env = {key: value for key, value in os.environ.items() if key not in guard.RANKS}
-    env |= {name: rank, "ENGINE_STDIN": f"{host}:{tmp_path / 'rows'}"}
-    with (tmp_path / "none").open() as file:
-        done = subprocess.run([sys.executable, "-c", READER], env=env, stdin=file, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == text, done.stderr

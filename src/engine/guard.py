@@ -24,7 +24,6 @@ from typing import Any
 from engine.errors import ConfigError, EngineError, PeerError, Preempted
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_WORLD_SIZE")
-RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 STEPS = ("SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE")
 CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 LOSER_S = 1.0
@@ -84,7 +83,6 @@ class Guard:
         """Hooks for uncaught exceptions in any thread, and signal handlers; thread pools held to one thread a rank."""
         for name in CAPS:
             os.environ.setdefault(name, "1")
-        take_stdin()
         sys.excepthook = lambda kind, error, trace: self.fail(error)
         threading.excepthook = lambda args: self.fail(args.exc_value or args.exc_type())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -146,17 +144,6 @@ class Guard:
                     f"rank {self.rank} has been in {self._name!r} for {late_s:.1f} s while the others wait",
                     where=f"host {socket.gethostname()}, pid {os.getpid()}",
                     fix="its stacks are above; raise loop.stall_timeout if this is expected, then resume"))
-
-
-def take_stdin() -> None:
-    """At rank 0, standard input from `engine run` itself where it says so, instead of through the launcher."""
-    host, _, path = os.environ.get("ENGINE_STDIN", "").rpartition(":")
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), "")
-    if path and host == socket.gethostname() and rank == "0":
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDONLY)
-            os.dup2(handle, 0)
-            os.close(handle)
 
 
 def meant(number: int) -> str:

@@ -1,4 +1,5 @@
 """The program under real launchers: how each kind of end reaches the shell, and what the doctor sees of a job."""
+import contextlib
 import json
 import os
 import signal
@@ -44,9 +45,14 @@ def ended(job, text=None):
     try:
         return job.communicate(text, timeout=60)
     except subprocess.TimeoutExpired:
-        for pid in [job.pid, *children(job.pid)]:
-            os.kill(pid, signal.SIGKILL)
+        end([job.pid, *children(job.pid)])
         pytest.fail(f"no end within 60 s: {job.communicate()}")
+
+
+def end(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def children(pid):
@@ -93,8 +99,7 @@ def test_ranks_do_not_outlive_a_killed_parent(rows, tmp_path):
     until = time.monotonic() + 15
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    end(left)
     assert left == []
 
 
