@@ -61,8 +61,11 @@ def demo(args: argparse.Namespace, guard: Any) -> int:
 
 @verb
 def predict(args: argparse.Namespace, guard: Any) -> int:
+    from engine.guard import launched
     from engine.train import predict as score
 
+    if launched() > 1:
+        raise ConfigError(f"predict runs on one rank, found {launched()}", fix="engine predict CKPT SOURCE, without run -n")
     rows = score(configured(args), guard, args.ckpt, args.output)
     if args.output not in ("", "-"):
         print(f"{rows} predictions in {args.output}")
