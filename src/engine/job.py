@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine import __version__, loop
+from engine.clean.pipeline import open_pipeline
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
@@ -84,7 +85,8 @@ def threads(config: Config) -> int:
 def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new."""
     workers = threads(config) * link.size
-    model = build(config, schema, tracked=workers > 1)
+    stage = open_pipeline(config.clean.stages, schema)
+    model = build(config, schema if stage is None else stage.schema, tracked=workers > 1)
     team = loop.Team(model, threads(config))
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     k = interval(config) if workers > 1 else max(interval(config), 2048)
@@ -93,7 +95,7 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
                   save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
                   stop_rows=config.loop.stop_after_rows)
-    return loop.Job(link, team, meter, rows, k, rules)
+    return loop.Job(link, team, meter, rows, k, rules, stage=stage)
 
 
 def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
@@ -162,7 +164,7 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     """A checkpoint of everything the job needs to go on as if it had not stopped."""
     link, step = job.link, job.clock.rows
-    state: State = dict(job.team.models[0].state())
+    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
     ranges: dict[str, tuple[int, int, int]] = {}
     for name, data in job.meter.state().items():
         path = f"meter/{link.rank:06d}/{name}"
@@ -190,6 +192,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     model = {f"model.{key}": value for key, value in sorted(config.to_dict()["model"].items())}
+    model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 
 
@@ -203,6 +206,8 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
     for model in job.team.models:
         model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    if job.stage is not None:
+        job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.clean.pipeline import Pipeline
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
 from engine.comm import sync
 from engine.models.linear import Linear
@@ -75,6 +76,7 @@ class Job:
     k: int
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
+    stage: Pipeline | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
@@ -116,6 +118,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
     job.beat(f"step {job.clock.step + 1}")
     scores, update, error = None, None, None
     try:
+        if rows is not None and len(rows) and job.stage is not None:
+            rows = job.stage.learn(rows)
         if rows is not None and len(rows):
             scores = job.team.learn(rows, job.k)
         if job.shared:
@@ -137,6 +141,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
     if update is not None:
         total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
         job.team.merge(total, job.workers)
+    if job.stage is not None:
+        job.stage.exchange(job.link)
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
                           ("merge_s", time.perf_counter() - voted)):
         job.counts.add(name, seconds)
