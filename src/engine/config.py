@@ -139,7 +139,7 @@ class Config:
 CHOICES = {
     "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
-    "data.rule": ("deal", "hash", "range", "random", "part"), "model.kind": ("linear",),
+    "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),

@@ -15,12 +15,12 @@ from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
 from engine.errors import ConfigError, EngineError, StoreError
-from engine.models.linear import Linear
+from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.read import open_source
 from engine.store import checkpoint as store
-from engine.types import Array, Batch, Block, Link, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
 from engine.watch.meter import Meter
 
 
@@ -98,18 +98,18 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     return loop.Job(link, team, meter, rows, k, rules, stage=stage)
 
 
-def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
-    """The model of the `[model]` section for rows of this schema; dense columns are standardised unless told not to."""
-    model = config.model
-    passive = model.learner in ("pa1", "pa2")
-    real = schema.task == "regression"
-    loss = model.loss or ("epsilon" if real else "hinge") if passive else model.loss or ("squared" if real else "logistic")
-    given = {name: getattr(model, name) for name in ("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon")}
-    return Linear(
-        schema.width, loss=loss, learner=model.learner, bias=model.bias, interactions=model.interactions,  # type: ignore[arg-type]
-        classes=classes(config, schema) if schema.task == "multiclass" else 1, merge=config.exchange.merge,  # type: ignore[arg-type]
-        scale=not schema.sparse if model.scale is None else model.scale, tracked=tracked,
-        **{name: value for name, value in given.items() if value is not None})
+def build(config: Config, schema: Schema, *, tracked: bool) -> Model:
+    """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
+    sections = config.to_dict()
+    options = sections["model"] | sections.get(config.model.kind, {})
+    return registry.build(config.model.kind, registry.Spec(
+        schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
+        config.run.seed))
+
+
+def named(config: Config) -> str:
+    """What learns, in a word: the learner of a linear model, else the kind."""
+    return config.model.learner if config.model.kind == "linear" else config.model.kind
 
 
 def classes(config: Config, schema: Schema) -> int:
@@ -191,7 +191,9 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
-    model = {f"model.{key}": value for key, value in sorted(config.to_dict()["model"].items())}
+    sections = config.to_dict()
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", config.model.kind)) if name in sections
+             for key, value in sorted(sections[name].items())}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 

@@ -19,9 +19,8 @@ import numpy as np
 from engine.clean.pipeline import Pipeline
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
 from engine.comm import sync
-from engine.models.linear import Linear
 from engine.source import stream as streams
-from engine.types import Array, Batch, Counts, Link, Update
+from engine.types import Array, Batch, Counts, Link, Model, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
@@ -31,8 +30,8 @@ STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
 class Team:
     """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
 
-    def __init__(self, model: Linear, threads: int) -> None:
-        self.models = [model, *(model.fork() for _ in range(threads - 1))]
+    def __init__(self, model: Model, threads: int) -> None:
+        self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
 
     def learn(self, batch: Batch, k: int) -> Array:

@@ -96,5 +96,5 @@ def test_mistakes_are_named():
         open_stage("collections:Counter")
     with pytest.raises(ConfigError, match="cannot load"):
         open_stage("no.such.module:Thing")
-    with pytest.raises(StoreError, match="total"):
+    with pytest.raises(StoreError, match="stage n"):
         own().load({})
