@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.clean.pipeline import Pipeline
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
 from engine.comm import sync
-from engine.models.linear import Linear
 from engine.source import stream as streams
-from engine.types import Array, Batch, Counts, Link, Update
+from engine.types import Array, Batch, Counts, Link, Model, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
@@ -30,8 +30,8 @@ STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
 class Team:
     """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
 
-    def __init__(self, model: Linear, threads: int) -> None:
-        self.models = [model, *(model.fork() for _ in range(threads - 1))]
+    def __init__(self, model: Model, threads: int) -> None:
+        self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
 
     def learn(self, batch: Batch, k: int) -> Array:
@@ -75,6 +75,7 @@ class Job:
     k: int
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
+    stage: Pipeline | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
@@ -116,6 +117,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
     job.beat(f"step {job.clock.step + 1}")
     scores, update, error = None, None, None
     try:
+        if rows is not None and len(rows) and job.stage is not None:
+            rows = job.stage.learn(rows)
         if rows is not None and len(rows):
             scores = job.team.learn(rows, job.k)
         if job.shared:
@@ -137,6 +140,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
     if update is not None:
         total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
         job.team.merge(total, job.workers)
+    if job.stage is not None:
+        job.stage.exchange(job.link)
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
                           ("merge_s", time.perf_counter() - voted)):
         job.counts.add(name, seconds)
