@@ -94,7 +94,7 @@ def test_every_damaged_byte_is_named_or_is_a_torn_end_that_is_named(tmp_path):
                 except StoreError as error:
                     said = str(error)
                     named = file.name in said or "end is lost" in said
-                    assert named, said  # noqa: PT017
+                    assert named, said
                 else:  # only the tip itself may be hurt without loss: the records say what it said
                     assert file.name == "tip" and found.version == 3 and len(list(found.since(0))) == 3
         file.write_bytes(data)
