@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ShardError
-from engine.kernels import _native, rows
+from engine.kernels import _native
+from engine.kernels.rows import Router
 from engine.types import Array
 
 MAGIC = 0x4C45444745523031
@@ -118,7 +119,7 @@ class Ledger:
     @property
     def one(self) -> Callable[[int], int]:
         """`one(key)`: the owner of one key."""
-        return rows.Router(self.owner, self.forks, self.bits)  # type: ignore[no-any-return]
+        return Router(self.owner, self.forks, self.bits)
 
     def slots(self, keys: Array, out: Array | None = None) -> Array:
         """uint32 slot of each uint64 key, a leaf where the slot is split."""
