@@ -16,7 +16,7 @@ MAY = {
     "kernels": KERNELS - {"kernels"},
     "codec": KERNELS,
     "store": KERNELS | {"codec"}, "update": KERNELS | {"codec"},
-    "source": KERNELS, "shard": KERNELS, "models": KERNELS,
+    "source": KERNELS, "shard": KERNELS, "models": KERNELS, "clean": KERNELS,
     "comm": CORE | {"kernels", "codec"},
     "watch": CORE | {"kernels"},
     "cluster": CORE,

@@ -44,6 +44,13 @@ class Data:
 
 
 @dataclass
+class Clean:
+    """What happens to rows between source and model: stages in order (docs/clean.md)."""
+
+    stages: Names = ()
+
+
+@dataclass
 class Model:
     """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C."""
 
@@ -107,6 +114,7 @@ class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
+    clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
@@ -131,7 +139,7 @@ class Config:
 CHOICES = {
     "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
-    "data.rule": ("deal", "hash", "range", "random", "part"), "model.kind": ("linear",),
+    "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 
 from engine import __version__, loop
+from engine.clean.pipeline import open_pipeline
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
 from engine.errors import ConfigError, EngineError, StoreError
-from engine.models.linear import Linear
+from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.read import open_source
 from engine.store import checkpoint as store
-from engine.types import Array, Batch, Block, Link, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
 from engine.watch.meter import Meter
 
 
@@ -84,7 +85,8 @@ def threads(config: Config) -> int:
 def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new."""
     workers = threads(config) * link.size
-    model = build(config, schema, tracked=workers > 1)
+    stage = open_pipeline(config.clean.stages, schema)
+    model = build(config, schema if stage is None else stage.schema, tracked=workers > 1)
     team = loop.Team(model, threads(config))
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     k = interval(config) if workers > 1 else max(interval(config), 2048)
@@ -93,21 +95,21 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
                   save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
                   stop_rows=config.loop.stop_after_rows)
-    return loop.Job(link, team, meter, rows, k, rules)
+    return loop.Job(link, team, meter, rows, k, rules, stage=stage)
 
 
-def build(config: Config, schema: Schema, *, tracked: bool) -> Linear:
-    """The model of the `[model]` section for rows of this schema; dense columns are standardised unless told not to."""
-    model = config.model
-    passive = model.learner in ("pa1", "pa2")
-    real = schema.task == "regression"
-    loss = model.loss or ("epsilon" if real else "hinge") if passive else model.loss or ("squared" if real else "logistic")
-    given = {name: getattr(model, name) for name in ("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon")}
-    return Linear(
-        schema.width, loss=loss, learner=model.learner, bias=model.bias, interactions=model.interactions,  # type: ignore[arg-type]
-        classes=classes(config, schema) if schema.task == "multiclass" else 1, merge=config.exchange.merge,  # type: ignore[arg-type]
-        scale=not schema.sparse if model.scale is None else model.scale, tracked=tracked,
-        **{name: value for name, value in given.items() if value is not None})
+def build(config: Config, schema: Schema, *, tracked: bool) -> Model:
+    """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
+    sections = config.to_dict()
+    options = sections["model"] | sections.get(config.model.kind, {})
+    return registry.build(config.model.kind, registry.Spec(
+        schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
+        config.run.seed))
+
+
+def named(config: Config) -> str:
+    """What learns, in a word: the learner of a linear model, else the kind."""
+    return config.model.learner if config.model.kind == "linear" else config.model.kind
 
 
 def classes(config: Config, schema: Schema) -> int:
@@ -162,7 +164,7 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     """A checkpoint of everything the job needs to go on as if it had not stopped."""
     link, step = job.link, job.clock.rows
-    state: State = dict(job.team.models[0].state())
+    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
     ranges: dict[str, tuple[int, int, int]] = {}
     for name, data in job.meter.state().items():
         path = f"meter/{link.rank:06d}/{name}"
@@ -189,7 +191,10 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
-    model = {f"model.{key}": value for key, value in sorted(config.to_dict()["model"].items())}
+    sections = config.to_dict()
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", config.model.kind)) if name in sections
+             for key, value in sorted(sections[name].items())}
+    model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 
 
@@ -203,6 +208,8 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
     for model in job.team.models:
         model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    if job.stage is not None:
+        job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)

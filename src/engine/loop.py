@@ -16,22 +16,30 @@ from typing import Any
 
 import numpy as np
 
+from engine.clean.pipeline import Pipeline
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
 from engine.comm import sync
-from engine.models.linear import Linear
 from engine.source import stream as streams
-from engine.types import Array, Batch, Counts, Link, Update
+from engine.types import Array, Batch, Counts, Link, Model, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
 STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
+# Takes this rank's update and the step's votes (a row a rank: rows, size of the update, …); leaves every replica merged.
+Exchange = Callable[["Job", Update, Array], None]
+
+
+def synchronous(job: Job, update: Update, table: Array) -> None:
+    """The exchange of lock-step: the updates of all ranks are summed, and every replica takes the sum."""
+    total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+    job.team.merge(total, job.workers)
 
 
 class Team:
     """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
 
-    def __init__(self, model: Linear, threads: int) -> None:
-        self.models = [model, *(model.fork() for _ in range(threads - 1))]
+    def __init__(self, model: Model, threads: int) -> None:
+        self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
 
     def learn(self, batch: Batch, k: int) -> Array:
@@ -66,7 +74,9 @@ class Team:
 
 @dataclass
 class Job:
-    """Everything a step needs. `k`: rows a worker learns between exchanges; `stop()`: a signal's name or ""."""
+    """Everything a step needs. `k`: rows a worker learns between exchanges; `exchange`: how ranks then agree;
+    `stop()`: a signal's name or "".
+    """
 
     link: Link
     team: Team
@@ -75,6 +85,8 @@ class Job:
     k: int
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
+    stage: Pipeline | None = None
+    exchange: Exchange = synchronous
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
@@ -116,6 +128,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
     job.beat(f"step {job.clock.step + 1}")
     scores, update, error = None, None, None
     try:
+        if rows is not None and len(rows) and job.stage is not None:
+            rows = job.stage.learn(rows)
         if rows is not None and len(rows):
             scores = job.team.learn(rows, job.k)
         if job.shared:
@@ -135,8 +149,9 @@ def step(job: Job, rows: Batch | None) -> Tick:
     voted = time.perf_counter()
     _score(job, rows, scores, table)
     if update is not None:
-        total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
-        job.team.merge(total, job.workers)
+        job.exchange(job, update, table)
+    if job.stage is not None:
+        job.stage.exchange(job.link)
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
                           ("merge_s", time.perf_counter() - voted)):
         job.counts.add(name, seconds)

@@ -67,7 +67,8 @@ class Session:
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
         none = np.full(x.shape[0], np.nan, np.float32)
-        return self._job.team.models[0].predict(self._batch(x, none, None))
+        batch, stage = self._batch(x, none, None), self._job.stage
+        return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 
     def fit(self, source: Any) -> Iterator[loop.Event]:
         """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""

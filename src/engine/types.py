@@ -114,8 +114,9 @@ State = dict[str, Block]
 class Update:
     """A rank's additive contribution since its base: it commutes, may be lossy, and is applied at the owner.
 
-    `keys` uint32 `(m,)` ascending and unique, or None = all rows; `values` float32 `(m, w)`, columns as the model's merge
-    rule defines (csrc/learn/merge.h); `weight`: rows behind it. The last keys of the range may carry a model's own sums.
+    `keys` uint32 `(m,)` ascending and unique, or None = all rows; `values` float32 or float64 `(m, w)`, width, type and
+    columns as the model's merge rule defines, the same on all ranks (linear: csrc/learn/merge.h); `weight`: rows behind
+    it. The last keys of the range may carry a model's own sums.
     """
 
     keys: Array | None
@@ -165,8 +166,37 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class Stage(Protocol):
+    """One step of cleaning or making features, fitted online: rows in, rows out, in the order given.
+
+    `bind(schema)` comes first and gives the schema of the rows that come out.  `transform` uses what was fitted before
+    and changes nothing; `fit` learns the same rows as they came in.  `learn` is both, exact row by row: each row is
+    transformed with what the rows before it taught, then fitted; rows may be left out, never added.
+    `update` is what was fitted since the last `merge`, as arrays that add up over ranks (`columns` of a Block names
+    the rule, add or max); `merge` goes back to the base and applies the total, so all ranks end with the same bits.
+    """
+
+    def bind(self, schema: Schema) -> Schema: ...
+    def transform(self, batch: Batch) -> Batch: ...
+    def fit(self, batch: Batch) -> None: ...
+    def learn(self, batch: Batch) -> Batch: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
+    def update(self) -> State: ...
+    def merge(self, total: Mapping[str, Block], ranks: int) -> None: ...
+
+
 class Model(Protocol):
-    """What learns. `learn` predicts each row before it learns it; `update`/`merge` are the two ends of an exchange."""
+    """What learns. `learn` predicts each row before it learns it; `update`/`merge` are the two ends of an exchange.
+
+    Scores float32 are `(n,)` margins (binary) or predictions (regression), or `(n, classes)`: the meter takes the
+    sigmoid of each over their sum, so a model of probabilities p gives log p - log(1 - p).  `link` turns scores into
+    the target's own unit.  `update` leaves the model as it is; `merge` takes the sum over `ranks` replicas (threads of
+    all ranks) of their updates since the common base, and all replicas then hold the same bits: the new base.  `fork`
+    gives a replica with the same state and base.  `bad` counts rows that were scored but could not be learned.
+    """
+
+    bad: int
 
     def state(self) -> State: ...
     def load(self, state: Mapping[str, Block]) -> None: ...
@@ -174,6 +204,8 @@ class Model(Protocol):
     def learn(self, batch: Batch) -> Array: ...
     def update(self) -> Update: ...
     def merge(self, total: Update, ranks: int) -> None: ...
+    def fork(self) -> Model: ...
+    def link(self, scores: Array) -> Array: ...
 
 
 Op = Literal["sum", "max", "min"]

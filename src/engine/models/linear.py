@@ -9,6 +9,7 @@ import numpy as np
 from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import scale as scaler
+from engine.models.registry import Spec, kind
 from engine.types import Array, Batch, Block, State, Update
 
 Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
@@ -191,6 +192,19 @@ class Linear:
             seen = scaler.unpack(keys[cut:end], values[cut:end], columns)
             self._scale[:] = scaler.advance(self._base_scale, seen)
         self._mark_base()
+
+
+@kind("linear")
+def build(spec: Spec) -> Linear:
+    """The loss follows the task and the learner; dense columns are standardised unless told not to."""
+    learner = spec.options.get("learner") or "ftrl"
+    passive, real = learner in ("pa1", "pa2"), spec.schema.task == "regression"
+    usual = ("epsilon" if real else "hinge") if passive else ("squared" if real else "logistic")
+    scale = spec.options.get("scale")
+    return Linear(
+        spec.schema.width, loss=spec.options.get("loss") or usual, learner=learner, classes=spec.classes, merge=spec.merge,  # type: ignore[arg-type]
+        scale=not spec.schema.sparse if scale is None else scale, tracked=spec.tracked,
+        **spec.pick("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon", "bias", "interactions"))
 
 
 def _refused(error: Exception) -> DataError:
