@@ -1,4 +1,5 @@
 """Hand-written types of the native module; tests/kernels/test_native.py holds them against the module."""
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -130,3 +131,8 @@ def index_encode(
 def index_decode(
     data: NDArray[np.uint8], universe: int, out: NDArray[np.uint32], *, isa: str = "",
 ) -> int: ...
+
+# parity: bodies in kernels/plain/parity.py
+def parity_dot(
+    matrix: Codes, data: Sequence[Codes], out: Sequence[Codes], keep: bool = False, *, isa: str = "",
+) -> None: ...
