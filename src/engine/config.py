@@ -64,6 +64,22 @@ class Model:
 
 
 @dataclass
+class Mlp:
+    """Options of `model.kind=mlp`: units of each hidden layer (at most 3 layers), relu or tanh."""
+
+    hidden: Names = ("128",)
+    activation: str = "relu"
+
+
+@dataclass
+class Update:
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+
+    chain: str = ""
+    batch: int | None = None
+
+
+@dataclass
 class Exchange:
     """`every`: rows a worker learns between exchanges; `merge`: how the sums are applied."""
 
@@ -108,6 +124,8 @@ class Config:
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
+    mlp: Mlp = field(default_factory=Mlp)
+    update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

@@ -20,6 +20,7 @@ from engine.source import stream as streams
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.update import policy as policies
 from engine.watch.meter import Meter
 
 
@@ -99,10 +100,10 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
 def build(config: Config, schema: Schema, *, tracked: bool) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(config.model.kind, {})
+    options = sections["model"] | sections.get(config.model.kind, {}) | {"batch": config.update.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed))
+        config.run.seed, policies.parse(config.update.chain or "adam")))
 
 
 def named(config: Config) -> str:
@@ -168,6 +169,10 @@ def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
         path = f"meter/{link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    for thread, model in enumerate(job.team.models):
+        for name, block in (model.own() if hasattr(model, "own") else {}).items():
+            path = f"own/{link.rank:06d}/{thread:03d}/{name}"
+            state[path], ranges[path] = block, (0, len(block.data), len(block.data))
     part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
     place = position(job)
     parts = link.gather(part, name="checkpoint parts")
@@ -190,7 +195,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", config.model.kind)) if name in sections
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", config.model.kind)) if name in sections
              for key, value in sorted(sections[name].items())}
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 
@@ -204,12 +209,26 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
     for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+    _restore_own(job, state)
     _restore_meter(job, state, meta["ranks"])
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
     job.label = float(meta["label"])
     return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def _restore_own(job: loop.Job, state: Mapping[str, Block]) -> None:
+    """Gives each replica what it held where their number is the same, else deals the parts to them in turn."""
+    parts: dict[str, State] = {}
+    for path, block in state.items():
+        if path.startswith("own/"):
+            _, rank, place, name = path.split("/", 3)
+            parts.setdefault(f"{rank}/{place}", {})[name] = block
+    held = [parts[name] for name in sorted(parts)]
+    for thread, model in enumerate(job.team.models):
+        if hasattr(model, "take"):
+            model.take(held[job.link.rank * len(job.team.models) + thread :: job.workers])
 
 
 def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> None:

@@ -221,7 +221,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
     model = jobs.build(learned, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task):
