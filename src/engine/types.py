@@ -166,6 +166,26 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class Stage(Protocol):
+    """One step of cleaning or making features, fitted online: rows in, rows out, in the order given.
+
+    `bind(schema)` comes first and gives the schema of the rows that come out.  `transform` uses what was fitted before
+    and changes nothing; `fit` learns the same rows as they came in.  `learn` is both, exact row by row: each row is
+    transformed with what the rows before it taught, then fitted; rows may be left out, never added.
+    `update` is what was fitted since the last `merge`, as arrays that add up over ranks (`columns` of a Block names
+    the rule, add or max); `merge` goes back to the base and applies the total, so all ranks end with the same bits.
+    """
+
+    def bind(self, schema: Schema) -> Schema: ...
+    def transform(self, batch: Batch) -> Batch: ...
+    def fit(self, batch: Batch) -> None: ...
+    def learn(self, batch: Batch) -> Batch: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
+    def update(self) -> State: ...
+    def merge(self, total: Mapping[str, Block], ranks: int) -> None: ...
+
+
 class Model(Protocol):
     """What learns. `learn` predicts each row before it learns it; `update`/`merge` are the two ends of an exchange.
 
@@ -251,16 +271,31 @@ class Policy(NamedTuple):
 Op = Literal["sum", "max", "min"]
 
 
+class Transfer(Protocol):
+    """A message under way. Its array must not change (send) or be read (receive) before it is done."""
+
+    def test(self) -> bool:
+        """Whether it is done; drives it on."""
+        ...
+
+    def wait(self) -> None:
+        """Until it is done; PeerError, naming the peer, at the deadline of the Link."""
+        ...
+
+
 @runtime_checkable
 class Link(Protocol):
-    """The one way rooms talk to peers. Every call is collective, has a deadline and a `name` that a stall report shows.
+    """The one way rooms talk to peers. Every wait has a deadline and a `name` that a stall report shows.
 
-    `sent` and `received` count payload bytes that crossed to or from another rank.  Where `counts` is given it holds
-    every rank's first-axis length, which saves the exchange of lengths.
+    All calls are collective but `send`, `recv`, `probe`. `sent` and `received` count payload bytes that crossed to or
+    from another rank.  Where `counts` is given it holds every rank's first-axis length, which saves the exchange of
+    lengths.  `nodes`: the node of each rank, numbered by first rank.  `kept`: what an exchange keeps between its calls.
     """
 
     rank: int
     size: int
+    nodes: tuple[int, ...]
+    kept: dict[str, Any]
     sent: int
     received: int
 
@@ -289,6 +324,23 @@ class Link(Protocol):
         ...
 
     def barrier(self, *, name: str) -> None: ...
+
+    def send(self, data: Array, to: int, *, name: str, tag: int = 0) -> Transfer:
+        """Starts sending a C-contiguous array; messages of one pair and tag arrive in the order sent. 0 <= tag < 2^15."""
+        ...
+
+    def recv(self, out: Array, source: int, *, name: str, tag: int = 0) -> Transfer:
+        """Starts receiving a message of exactly `out.nbytes` bytes into `out`, C-contiguous."""
+        ...
+
+    def probe(self, *, tag: int, source: int | None = None) -> tuple[int, int] | None:
+        """(rank, bytes) of a message that can be received now, from `source` or from anybody; None where there is none."""
+        ...
+
+    def take(self, source: int, *, name: str, tag: int) -> Array:
+        """The next message of `source` under `tag`, of whatever length, as uint8; waits for it."""
+        ...
+
     def close(self) -> None: ...
 
 

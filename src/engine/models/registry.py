@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.types import Model, Policy, Schema
+from engine.types import Array, Model, Policy, Schema
 
 # Module of this room for each kind, imported when it is first asked for.
 HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense"}
@@ -21,7 +21,7 @@ HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense"}
 class Spec:
     """What a builder needs. `options`: the settings that were given, by name; `classes`: labels of a multi-class task,
     else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `policy`: the chain of a model
-    that gives gradients.
+    that gives gradients; `memory(rows)`: where the rows of a linear model live, if not in its own memory.
     """
 
     schema: Schema
@@ -31,6 +31,7 @@ class Spec:
     tracked: bool = True
     seed: int = 0
     policy: Policy | None = None
+    memory: Callable[[int], Array] | None = None
 
     def pick(self, *names: str) -> dict[str, Any]:
         """The options of these names that were given."""
