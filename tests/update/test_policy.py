@@ -229,7 +229,8 @@ def test_schedules_follow_their_formulas():
 
 @pytest.mark.parametrize(("text", "said"), [
     ("adm(0.1)", "found 'adm'"), ("adam(rate)", "policy adam.rate."), ("clip(", "expected name"),
-    ("clip()", "missing 1 required"),     ("clip(0)", "norm > 0"), ("sgd(0.1, 2, 3)", "positional arguments"), ("sgd(-1)", "rate > 0"), ("replay(0)", "size > 0"),
+    ("clip()", "missing 1 required"),
+    ("clip(0)", "norm > 0"), ("sgd(0.1, 2, 3)", "positional arguments"), ("sgd(-1)", "rate > 0"), ("replay(0)", "size > 0"),
 ])
 def test_a_chain_that_means_nothing_is_refused(text, said):
     with pytest.raises(ConfigError, match=said):
