@@ -25,6 +25,14 @@ from engine.update.merge import combine
 from engine.watch.meter import Meter
 
 STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
+# Takes this rank's update and the step's votes (a row a rank: rows, size of the update, …); leaves every replica merged.
+Exchange = Callable[["Job", Update, Array], None]
+
+
+def synchronous(job: Job, update: Update, table: Array) -> None:
+    """The exchange of lock-step: the updates of all ranks are summed, and every replica takes the sum."""
+    total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+    job.team.merge(total, job.workers)
 
 
 class Team:
@@ -66,7 +74,9 @@ class Team:
 
 @dataclass
 class Job:
-    """Everything a step needs. `k`: rows a worker learns between exchanges; `stop()`: a signal's name or ""."""
+    """Everything a step needs. `k`: rows a worker learns between exchanges; `exchange`: how ranks then agree;
+    `stop()`: a signal's name or "".
+    """
 
     link: Link
     team: Team
@@ -76,6 +86,7 @@ class Job:
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
     stage: Pipeline | None = None
+    exchange: Exchange = synchronous
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
@@ -138,8 +149,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
     voted = time.perf_counter()
     _score(job, rows, scores, table)
     if update is not None:
-        total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
-        job.team.merge(total, job.workers)
+        job.exchange(job, update, table)
     if job.stage is not None:
         job.stage.exchange(job.link)
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
