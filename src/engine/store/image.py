@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,8 @@ class Image:
     def close(self) -> None:
         self._bytes = np.empty(0, np.uint8)
         if self._map is not None:
-            try:
+            with suppress(BufferError):  # where a view is still out, the mapping goes when it does
                 self._map.close()
-            except BufferError:  # a view is still out: the mapping goes when it does
-                pass
         self._map = None
 
     def _reserve(self, body: int, head: int) -> None:

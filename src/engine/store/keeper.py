@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Keeper:
             if record.version > head.version:
                 apply(state, record)
                 meta |= record.meta
-        image.write(state, Record(last.version, last.base, (), meta, last.epoch, last.state_hash, last.shard, last.shards, chain))
+        image.write(state, replace(last, changes=(), meta=meta, chain=chain))
         self._state_bytes = sum(block.data.nbytes for block in state.values())
 
     def close(self, *, remove: bool = False) -> None:
