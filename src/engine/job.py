@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop
+from engine import __version__, crew, loop
 from engine.clean.pipeline import open_pipeline
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
@@ -18,10 +18,13 @@ from engine.errors import ConfigError, EngineError, StoreError
 from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
+from engine.source.ahead import Ahead
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
 from engine.watch.meter import Meter
+
+WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
 def connect(comm: Any, *, timeout_s: float, watch: Callable[[str], Any] | None = None,
@@ -66,12 +69,13 @@ def source_options(config: Config) -> dict[str, Any]:
     options["labels"] = data.labels or None
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
-    return options | {"piece_rows": interval(config) * threads(config)}
+    return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
 
 
 def interval(config: Config) -> int:
-    """Rows a worker learns between exchanges."""
-    return int(config.exchange.every)
+    """Rows a worker learns between exchanges; the first step's where the interval is in seconds."""
+    every = config.exchange.every
+    return every if isinstance(every, int) else 32 if config.exchange.split == "keys" else 256
 
 
 def threads(config: Config) -> int:
@@ -86,25 +90,46 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
-    model = build(config, schema if stage is None else stage.schema, tracked=workers > 1)
-    team = loop.Team(model, threads(config))
+    team = assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
-    k = interval(config) if workers > 1 else max(interval(config), 2048)
+    least = WINDOW if config.exchange.split == "keys" else 2048 if workers == 1 else 1
     every = config.checkpoint.every
     saves = bool(config.checkpoint.dir)
     rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
                   save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
                   stop_rows=config.loop.stop_after_rows)
-    return loop.Job(link, team, meter, rows, k, rules, stage=stage)
+    every_s = config.exchange.every if isinstance(config.exchange.every, float) and workers > 1 else 0.0
+    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage)
 
 
-def build(config: Config, schema: Schema, *, tracked: bool) -> Model:
+def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Crew:
+    """The workers of this rank: replicas that are merged, or owners of the keys of one model."""
+    if config.exchange.split == "rows":
+        return loop.Team(build(config, schema, tracked=threads(config) * link.size > 1), threads(config))
+    crew.check(schema.sparse, config.model.kind, config.clean.stages)
+    if isinstance(config.exchange.every, float):
+        raise ConfigError(f"exchange.every: with exchange.split=keys expected rows, found {config.exchange.every:g} s",
+                          fix="exchange.every=32")
+    return crew.Crew(link, lambda memory: build(config, schema, tracked=False, memory=memory), threads(config),
+                     lot=interval(config), limit_s=config.loop.stall_timeout)
+
+
+def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
     options = sections["model"] | sections.get(config.model.kind, {})
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed))
+        config.run.seed, memory))
+
+
+def rhythm(config: Config) -> str:
+    """How the workers agree, in words."""
+    every = config.exchange.every
+    often = f"{every:g} s" if isinstance(every, float) else f"{interval(config)} rows"
+    if config.exchange.split == "keys":
+        return f"keys split, scores summed every {often}"
+    return f"exchange every {often}, {config.exchange.merge}"
 
 
 def named(config: Config) -> str:
@@ -119,7 +144,14 @@ def classes(config: Config, schema: Schema) -> int:
 
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
-    k = interval(config) * threads(config)
+    k, mine = interval(config) * threads(config), threads(config)
+    if mine > 1 and getattr(source, "pure", False):
+        source = Ahead(source, mine, link.size)
+    if config.exchange.split == "keys" and link.size > 1:
+        def share(rows: Batch, rank: int) -> Batch:
+            return crew.keys_of(rows, rank * mine, (rank + 1) * mine, link.size * mine)
+
+        return streams.Spread(source, link, share, sync.vote, position)
     if config.data.rule == "part":
         return streams.Placed(source, link, position=position)
     grid = getattr(source, "piece_rows", 0)

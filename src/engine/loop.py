@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.clean.pipeline import Pipeline
-from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
+from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance, pace
 from engine.comm import sync
+from engine.crew import Crew
 from engine.source import stream as streams
 from engine.types import Array, Batch, Counts, Link, Model, Update
 from engine.update.merge import combine
@@ -51,15 +52,18 @@ class Team:
         self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
 
-    def learn(self, batch: Batch, k: int) -> Array:
-        """Scores before learning; worker t learns rows [t k, (t + 1) k). An error of any worker is raised here."""
+    def learn(self, batch: Batch, k: int) -> tuple[Batch, Array]:
+        """The rows to count and their scores before learning; worker t learns rows [t k, (t + 1) k).
+
+        An error of any worker is raised here.
+        """
         if self._pool is None:
-            return self.models[0].learn(batch)
+            return batch, self.models[0].learn(batch)
         cuts = [min(t * k, len(batch)) for t in range(len(self.models))] + [len(batch)]
         parts = [batch.slice(a, b) for a, b in pairwise(cuts)]
         later = [self._pool.submit(m.learn, part) for m, part in zip(self.models[1:], parts[1:], strict=True)]
         scores = [self.models[0].learn(parts[0])]
-        return np.concatenate(scores + [job.result() for job in later])
+        return batch, np.concatenate(scores + [job.result() for job in later])
 
     def update(self) -> Update:
         """The contribution of all replicas since the base, summed in worker order."""
@@ -83,16 +87,17 @@ class Team:
 
 @dataclass
 class Job:
-    """Everything a step needs. `k`: rows a worker learns between exchanges; `exchange`: how ranks then agree;
-    `stop()`: a signal's name or ""; `merged`: the sum the last step took, where the exchange has one; `keeper`: what keeps
-    each step safe, if anything does.
+    """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
+    interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
+    the exchange has one; `keeper`: what keeps each step safe, if anything does.
     """
 
     link: Link
-    team: Team
+    team: Team | Crew
     meter: Meter
     stream: Any
     k: int
+    every_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
     stage: Pipeline | None = None
@@ -103,6 +108,7 @@ class Job:
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
+    voted_s: float = 0.0
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -145,7 +151,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
         if rows is not None and len(rows) and job.stage is not None:
             rows = job.stage.learn(rows)
         if rows is not None and len(rows):
-            scores = job.team.learn(rows, job.k)
+            rows, scores = job.team.learn(rows, job.k)
         if job.shared:
             update = job.team.update()
     except Exception as caught:
@@ -165,6 +171,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
         job.keeper.heard(table[:, 6:])
     job.merged = None
     _score(job, rows, scores, table)
+    if job.every_s:
+        job.k, job.voted_s = pace(job.k, float(table[0, 5]) - job.voted_s, job.every_s), float(table[0, 5])
     if update is not None:
         job.exchange(job, update, table)
     if job.stage is not None:

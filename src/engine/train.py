@@ -57,8 +57,7 @@ class Diary:
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
             self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
-                          f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | exchange every "
-                          f"{jobs.interval(config)} rows, {config.exchange.merge}{where}")
+                          f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
 
     @staticmethod

@@ -211,16 +211,31 @@ class Model(Protocol):
 Op = Literal["sum", "max", "min"]
 
 
+class Transfer(Protocol):
+    """A message under way. Its array must not change (send) or be read (receive) before it is done."""
+
+    def test(self) -> bool:
+        """Whether it is done; drives it on."""
+        ...
+
+    def wait(self) -> None:
+        """Until it is done; PeerError, naming the peer, at the deadline of the Link."""
+        ...
+
+
 @runtime_checkable
 class Link(Protocol):
-    """The one way rooms talk to peers. Every call is collective, has a deadline and a `name` that a stall report shows.
+    """The one way rooms talk to peers. Every wait has a deadline and a `name` that a stall report shows.
 
-    `sent` and `received` count payload bytes that crossed to or from another rank.  Where `counts` is given it holds
-    every rank's first-axis length, which saves the exchange of lengths.
+    All calls are collective but `send`, `recv`, `probe`. `sent` and `received` count payload bytes that crossed to or
+    from another rank.  Where `counts` is given it holds every rank's first-axis length, which saves the exchange of
+    lengths.  `nodes`: the node of each rank, numbered by first rank.  `kept`: what an exchange keeps between its calls.
     """
 
     rank: int
     size: int
+    nodes: tuple[int, ...]
+    kept: dict[str, Any]
     sent: int
     received: int
 
@@ -253,6 +268,23 @@ class Link(Protocol):
         ...
 
     def barrier(self, *, name: str) -> None: ...
+
+    def send(self, data: Array, to: int, *, name: str, tag: int = 0) -> Transfer:
+        """Starts sending a C-contiguous array; messages of one pair and tag arrive in the order sent. 0 <= tag < 2^15."""
+        ...
+
+    def recv(self, out: Array, source: int, *, name: str, tag: int = 0) -> Transfer:
+        """Starts receiving a message of exactly `out.nbytes` bytes into `out`, C-contiguous."""
+        ...
+
+    def probe(self, *, tag: int, source: int | None = None) -> tuple[int, int] | None:
+        """(rank, bytes) of a message that can be received now, from `source` or from anybody; None where there is none."""
+        ...
+
+    def take(self, source: int, *, name: str, tag: int) -> Array:
+        """The next message of `source` under `tag`, of whatever length, as uint8; waits for it."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.types import Model, Schema
+from engine.types import Array, Model, Schema
 
 HOME = {"linear": "linear"}  # kind -> module of this room, imported when it is first asked for
 
@@ -19,7 +19,8 @@ HOME = {"linear": "linear"}  # kind -> module of this room, imported when it is 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a builder needs. `options`: the settings that were given, by name; `classes`: labels of a multi-class task,
-    else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for.
+    else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `memory(rows)`: where
+    the rows of a linear model live, if not in its own memory.
     """
 
     schema: Schema
@@ -28,6 +29,7 @@ class Spec:
     merge: str = "owner"
     tracked: bool = True
     seed: int = 0
+    memory: Callable[[int], Array] | None = None
 
     def pick(self, *names: str) -> dict[str, Any]:
         """The options of these names that were given."""
