@@ -197,25 +197,34 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     """A checkpoint of everything the job needs to go on as if it had not stopped."""
     link, step = job.link, job.clock.rows
+    state, ranges = snapshot(job)
+    part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
+    place = position(job)
+    parts = link.gather(part, name="checkpoint parts")
+    meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
+    agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
+           if parts is not None else None, "commit checkpoint")
+
+
+def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
+    """All that is learned and counted, and the global rows of the blocks that only this rank has."""
     state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
     ranges: dict[str, tuple[int, int, int]] = {}
     for name, data in job.meter.state().items():
-        path = f"meter/{link.rank:06d}/{name}"
+        path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
     for thread, model in enumerate(job.team.models):
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
-            path = f"own/{link.rank:06d}/{thread:03d}/{name}"
+            path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
             state[path], ranges[path] = block, (0, len(block.data), len(block.data))
-    part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
-    place = position(job)
-    parts = link.gather(part, name="checkpoint parts")
-    meta = {"engine": __version__, "match": matching(config, schema), "position": place, "ranks": link.size,
-            "clock": [job.clock.step, job.clock.rows], "label": job.label, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns),
-            "config": config.to_dict()}
-    agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
-           if parts is not None else None, "commit checkpoint")
+    return state, ranges
+
+
+def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
+    """What stays the same from step to step: model, input, configuration, number of ranks."""
+    return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
 
 
 def position(job: loop.Job) -> dict[str, Any] | None:
@@ -243,6 +252,12 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
             raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    adopt(job, state, meta)
+    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
+    """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     for model in job.team.models:
         model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
     _restore_own(job, state)
@@ -252,7 +267,6 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
     job.label = float(meta["label"])
-    return {**meta, "problems": found.problems, "path": str(found.path)}
 
 
 def _restore_own(job: loop.Job, state: Mapping[str, Block]) -> None:

@@ -323,6 +323,10 @@ class Link(Protocol):
         """Any picklable value of each rank, at `root`; None elsewhere."""
         ...
 
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        """One-dimensional `data` goes to `target` -> what `source` sent here; targets and sources of all ranks pair up."""
+        ...
+
     def barrier(self, *, name: str) -> None: ...
 
     def send(self, data: Array, to: int, *, name: str, tag: int = 0) -> Transfer:
