@@ -103,6 +103,16 @@ class Run:
 
 
 @dataclass
+class Embed:
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+
+    width: int = 0
+    asynchronous: bool = False
+    queue: int = 4
+    full: str = "wait"
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
@@ -112,6 +122,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     run: Run = field(default_factory=Run)
+    embed: Embed = field(default_factory=Embed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -135,25 +146,28 @@ CHOICES = {
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),
+    "embed.full": ("wait", "newest"),
 }
 LOWEST = {"exchange.every": 1, "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0,
+          "embed.width": 0, "embed.queue": 1}
 
 
-def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+    """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
 
     >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
     'pa1'
     """
     config = Config()
-    if path is not None:
-        for section, values in _read(Path(path)).items():
+    if path is not None or text:
+        where = "the given text" if path is None else str(path)
+        for section, values in (_parsed(text, where) if path is None else _read(Path(path))).items():
             if not isinstance(values, dict):
-                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=where)
             for key, value in values.items():
-                _set(config, f"{section}.{key}", value, str(path))
+                _set(config, f"{section}.{key}", value, where)
     for name, text in sorted((os.environ if env is None else env).items()):
         match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
         if match:
@@ -168,11 +182,18 @@ def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return _parsed(path.read_text(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=where) from None
 
 
 def known() -> list[str]:
