@@ -37,6 +37,9 @@ class Session:
         self.schema = Schema(width, sparse, task, tuple(map(str, range(classes))) if task == "multiclass" else ())  # type: ignore[arg-type]
         self.link: Link = jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
         sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+        if self.config.exchange.split == "keys" and self.link.size > 1:
+            raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
+                              fix="use exchange.split=rows, or one rank with loop.threads")
         self._queue = _Queue()
         self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
 
@@ -67,7 +70,8 @@ class Session:
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
         none = np.full(x.shape[0], np.nan, np.float32)
-        return self._job.team.models[0].predict(self._batch(x, none, None))
+        batch, stage = self._batch(x, none, None), self._job.stage
+        return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 
     def fit(self, source: Any) -> Iterator[loop.Event]:
         """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""
