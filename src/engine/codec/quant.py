@@ -12,7 +12,6 @@ from ..kernels.plain.quant import BITS, key_of, payload_size
 from ..types import Array
 from .base import Opened, State, floats, register, residual, seal
 
-
 BLOCKS = {"sign": 2304}  # elements a scale, else 1024: g and e of a block stay in 32 KiB of L1 between its two passes
 
 
