@@ -37,6 +37,9 @@ class Session:
         self.schema = Schema(width, sparse, task, tuple(map(str, range(classes))) if task == "multiclass" else ())  # type: ignore[arg-type]
         self.link: Link = jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
         sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+        if self.config.exchange.split == "keys" and self.link.size > 1:
+            raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
+                              fix="use exchange.split=rows, or one rank with loop.threads")
         self._queue = _Queue()
         self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
 

@@ -23,6 +23,7 @@ def slab(link: Link, size_bytes: int, *, name: str) -> Array:
     file, said = -1, ""
     if link.rank == 0:
         try:
+            _room(pages)
             file = os.memfd_create("engine")
             os.posix_fallocate(file, 0, pages)  # now, not as a bus error at the first touch
         except OSError as error:
@@ -45,3 +46,14 @@ def slab(link: Link, size_bytes: int, *, name: str) -> Array:
         raise StoreError(f"{name}: cannot map {size_bytes / 2**20:.0f} MiB shared by the ranks of this node: {why}",
                          where=f"rank {first}", fix="free memory, use fewer keys, or exchange.split=rows")
     return memory[:size_bytes]
+
+
+def _room(size_bytes: int) -> None:
+    """OSError where the node has not so much memory: the kernel would end some process instead of refusing."""
+    try:
+        with open("/proc/meminfo") as lines:
+            free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return
+    if size_bytes > free:
+        raise OSError(f"the node has {free / 2**20:.0f} MiB free")

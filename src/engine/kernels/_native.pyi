@@ -132,6 +132,20 @@ def index_decode(
     data: NDArray[np.uint8], universe: int, out: NDArray[np.uint32], *, isa: str = "",
 ) -> int: ...
 
+# route: bodies in kernels/plain/route.py
+Keys = NDArray[np.uint64]
+
+def route(
+    keys: Keys, owner: NDArray[np.int16] | NDArray[np.int32], forks: U32, bits: int, out: NDArray[np.int32],
+    *, isa: str = "",
+) -> None: ...
+def slots(
+    keys: Keys, owner: NDArray[np.int16] | NDArray[np.int32], forks: U32, bits: int, out: U32,
+) -> None: ...
+def heavy_count(
+    keys: Keys, weight: int, key: Keys, count: Keys, error: Keys, heap: U32, where: U32, place: U32, used: int,
+) -> int: ...
+
 # parity: bodies in kernels/plain/parity.py
 def parity_dot(
     matrix: Codes, data: Sequence[Codes], out: Sequence[Codes], keep: bool = False, *, isa: str = "",
