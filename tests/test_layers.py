@@ -16,12 +16,12 @@ MAY = {
     "kernels": KERNELS - {"kernels"},
     "codec": KERNELS,
     "store": KERNELS | {"codec"}, "update": KERNELS | {"codec"},
-    "source": KERNELS, "shard": KERNELS, "models": KERNELS,
+    "source": KERNELS, "shard": KERNELS, "models": KERNELS, "clean": KERNELS,
     "comm": CORE | {"kernels", "codec"},
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",

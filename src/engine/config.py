@@ -44,8 +44,17 @@ class Data:
 
 
 @dataclass
+class Clean:
+    """What happens to rows between source and model: stages in order (docs/clean.md)."""
+
+    stages: Names = ()
+
+
+@dataclass
 class Model:
-    """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C."""
+    """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C; `batch` > 0: one
+    step along the mean gradient of so many rows instead of one for each.
+    """
 
     kind: str = "linear"
     loss: str | None = None
@@ -59,15 +68,36 @@ class Model:
     tau: float | None = None
     epsilon: float | None = None
     bias: float = 1.0
+    batch: int = 0
     interactions: bool = False
     scale: bool | None = None
 
 
 @dataclass
-class Exchange:
-    """`every`: rows a worker learns between exchanges; `merge`: how the sums are applied."""
+class Mlp:
+    """Options of `model.kind=mlp`: units of each hidden layer (at most 3 layers), relu or tanh."""
 
-    every: int = 256
+    hidden: Names = ("128",)
+    activation: str = "relu"
+
+
+@dataclass
+class Update:
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+
+    chain: str = ""
+    batch: int | None = None
+
+
+@dataclass
+class Exchange:
+    """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
+    `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
+    rows (32).
+    """
+
+    split: str = "rows"
+    every: Every = None
     merge: str = "owner"
 
 
@@ -117,7 +147,10 @@ class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
+    clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
+    mlp: Mlp = field(default_factory=Mlp)
+    update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -142,15 +175,14 @@ class Config:
 CHOICES = {
     "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
-    "data.rule": ("deal", "hash", "range", "random", "part"), "model.kind": ("linear",),
+    "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),
-    "embed.full": ("wait", "newest"),
+    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
+    "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
 }
-LOWEST = {"exchange.every": 1, "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0,
-          "embed.width": 0, "embed.queue": 1}
+LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1}
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
@@ -221,7 +253,7 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         near = difflib.get_close_matches(str(found), options, 1)
         raise ConfigError(f"{name}: expected one of {', '.join(options)}, found {found!r}", where=where,
                           fix=f"did you mean {near[0]!r}?" if near else "")
-    if name == "checkpoint.every" and found is not None and found <= 0:
+    if name in ("checkpoint.every", "exchange.every") and found is not None and found <= 0:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in LOWEST and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
@@ -288,6 +320,6 @@ def _names(value: Any) -> Names:
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if (section, key) == ("checkpoint", "every"):
+    if key == "every":
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -42,6 +42,9 @@ class Session:
         self._stream: Stream | None = None
         try:
             sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+            if self.config.exchange.split == "keys" and self.link.size > 1:
+                raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
+                                  fix="use exchange.split=rows, or one rank with loop.threads")
             self._queue = _Queue()
             self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
         except BaseException:
@@ -103,9 +106,10 @@ class Session:
 
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
-        rows = self._batch(x, np.full(len(x) if hasattr(x, "__len__") else x.shape[0], np.nan, np.float32), None)
+        none = np.full(len(x) if hasattr(x, "__len__") else x.shape[0], np.nan, np.float32)
+        batch, stage = self._batch(x, none, None), self._job.stage
         with getattr(self._job.team, "lock", nullcontext()):
-            return self._job.team.models[0].predict(rows)
+            return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 
     def fit(self, source: Any) -> Iterator[loop.Event]:
         """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""

@@ -18,9 +18,8 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
-from engine.models.linear import Linear
 from engine.store import checkpoint as store
-from engine.types import Link, Schema, Source
+from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, make_run
 from engine.watch.meter import Meter
 from engine.watch.page import write_page
@@ -58,8 +57,7 @@ class Diary:
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
             self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
-                          f"{'s' * (jobs.threads(config) > 1)} | {config.model.learner} | exchange every "
-                          f"{jobs.interval(config)} rows, {config.exchange.merge}{where}")
+                          f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
 
     @staticmethod
@@ -221,28 +219,32 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     source = jobs.open_source(config.data.source, **jobs.source_options(learned))
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
-    model = jobs.build(learned, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
+    stage = jobs.open_pipeline(learned.clean.stages, schema)
+    if stage is not None:
+        stage.load(state)
+    model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
-        for lines in predictions(model, source, meta["labels"], task):
+        for lines in predictions(model, source, meta["labels"], task, stage):
             file.writelines(lines)
             rows += len(lines)
     return rows
 
 
-def predictions(model: Linear, source: Source, labels: list[str], task: str) -> Iterator[list[str]]:
+def predictions(model: Model, source: Source, labels: list[str], task: str, stage: Stage | None = None) -> Iterator[list[str]]:
     """Lines of text, a batch at a time: label and probability, label and scores, or the predicted value."""
     piece = 0
     while source.pieces is None or piece < source.pieces:
         for batch in source.read(piece):
-            scores = model.predict(batch)
+            scores = model.predict(batch if stage is None else stage.transform(batch))
             if task == "regression":
                 yield [f"{v:.7g}\n" for v in model.link(scores).tolist()]
             elif task == "binary":
                 names = labels or ["0", "1"]
-                p = model.link(scores) if model.options["loss"] == "logistic" else scores
-                yield [f"{names[m > 0]},{v:.7g}\n" for m, v in zip(scores.tolist(), p.tolist(), strict=True)]
+                yield [f"{names[m > 0]},{v:.7g}\n"
+                       for m, v in zip(scores.tolist(), model.link(scores).tolist(), strict=True)]
             else:
                 best = scores.argmax(1)
                 yield [f"{labels[c] if labels else c},{','.join(f'{v:.6g}' for v in row)}\n"

@@ -30,10 +30,33 @@ def test_total_is_the_sum_by_key(seed, count):
     np.testing.assert_array_equal(other.values, total.values)
 
 
-def test_what_is_not_a_keyed_update_is_refused():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_width_and_type_is_summed_by_key(dtype):
+    rng = np.random.default_rng(3)
+    updates = [Update(u.keys, rng.normal(size=(len(u.keys), 3)).astype(dtype), 1.0) for u in (make(rng) for _ in range(4))]
+    want = np.zeros((60, 3), dtype)
+    for u in updates:
+        want[u.keys] += u.values
+    total = combine(updates)
+    assert total.values.dtype == dtype
+    np.testing.assert_array_equal(total.values, want[total.keys])
+
+
+def test_dense_updates_are_summed():
+    total = combine([Update(None, np.full((3, 2), value), value) for value in (1.0, 2.0, 4.0)])
+    assert total.keys is None and total.weight == 7
+    np.testing.assert_array_equal(total.values, np.full((3, 2), 7.0))
+
+
+@pytest.mark.parametrize("pair", [
+    (Update(None, np.zeros((2, 6), np.float32), 1.0), Update(np.arange(2, dtype=np.uint32), np.zeros((2, 6), np.float32), 1.0)),
+    (Update(np.arange(2, dtype=np.uint32), np.zeros((2, 6), np.float32), 1.0),
+     Update(np.arange(2, dtype=np.uint32), np.zeros((2, 3), np.float32), 1.0)),
+    (Update(None, np.zeros((2, 1)), 1.0), Update(None, np.zeros((2, 1), np.float32), 1.0)),
+    (Update(np.arange(3, dtype=np.uint32), np.zeros((2, 6), np.float32), 1.0),) * 2,
+])
+def test_what_does_not_fit_together_is_refused(pair):
+    with pytest.raises(ShardError, match="expected updates of one width"):
+        combine(pair)
     with pytest.raises(ShardError, match="at least one"):
         combine([])
-    with pytest.raises(ShardError, match="keys"):
-        combine([Update(None, np.zeros((2, 6), np.float32), 1.0)])
-    with pytest.raises(ShardError, match="keys"):
-        combine([Update(np.arange(2, dtype=np.uint32), np.zeros((2, 3), np.float32), 1.0)])

@@ -29,35 +29,38 @@ def vote(link: Link, values: Sequence[float], error: BaseException | None = None
 
 
 def pack(update: Update) -> Array:
-    """Rows as uint32 `(m, 1 + w)`: the key, then the float32 values as they are."""
+    """Rows as uint32 `(m, 1 + w)`: the key, then the float32 values as they are (float64: two words a value)."""
     assert update.keys is not None
-    rows = np.empty((len(update.keys), 1 + update.values.shape[1]), np.uint32)
+    words = np.ascontiguousarray(update.values).view(np.uint32)
+    rows = np.empty((len(update.keys), 1 + words.shape[1]), np.uint32)
     rows[:, 0] = update.keys
-    rows[:, 1:] = update.values.view(np.uint32)
+    rows[:, 1:] = words
     return rows
 
 
-def unpack(rows: Array, weight: float) -> Update:
+def unpack(rows: Array, weight: float, dtype: Any = np.float32) -> Update:
     """Inverse of `pack`."""
-    return Update(np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1:]).view(np.float32), weight)
+    return Update(np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1:]).view(dtype), weight)
 
 
 def total(link: Link, update: Update, combine: Combine, counts: Sequence[int], weights: Sequence[float]) -> Update:
-    """Sum over ranks of sparse Updates, the same bytes on every rank; `counts` = rows, `weights` = weight of each."""
+    """Sum over ranks of Updates, the same bytes on every rank; `counts` = rows, `weights` = weight of each."""
     weight = float(sum(weights))
+    if update.keys is None:
+        return Update(None, link.allreduce(update.values, name="dense updates"), weight)
+    dtype = update.values.dtype
     if sum(counts) <= GATHER_ROWS or link.size == 1:
         parts = link.allgather(pack(update), counts=counts, name="updates")
-        return _sum([unpack(p, w) for p, w in zip(parts, weights, strict=True)], combine, weight)
-    assert update.keys is not None
+        return _sum([unpack(p, w, dtype) for p, w in zip(parts, weights, strict=True)], combine, weight)
     bounds = _bounds(link, update.keys)
     rows = pack(update)
     cuts = np.searchsorted(update.keys, bounds)
     edges = [0, *cuts.tolist(), len(rows)]
     parts = link.alltoall([rows[a:b].ravel() for a, b in pairwise(edges)], name="updates to owners")
     width = rows.shape[1]
-    owned = _sum([unpack(p.reshape(-1, width), 0.0) for p in parts], combine, 0.0)
+    owned = _sum([unpack(p.reshape(-1, width), 0.0, dtype) for p in parts], combine, 0.0)
     whole = link.allgather(pack(owned), name="sums from owners")
-    return unpack(np.concatenate(whole), weight)
+    return unpack(np.concatenate(whole), weight, dtype)
 
 
 def _sum(parts: list[Update], combine: Combine, weight: float) -> Update:

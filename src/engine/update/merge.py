@@ -11,27 +11,45 @@ from engine.types import Array, Update
 
 
 def combine(updates: Sequence[Update]) -> Update:
-    """Total of keyed Updates with `(m, 6)` values, added in the order given (rank order): all ranks get the same bits.
+    """Total of Updates of one width and type, added in the order given (rank order): all ranks get the same bits.
 
-    Keys of the result ascend; a key that one Update lacks counts as zero there.  Raises ShardError for no Updates, for
-    Updates without keys, and for another width.
+    Keyed: keys of the result ascend, and a key that one Update lacks counts as zero there.  Dense (no keys): shapes are
+    equal.  Raises ShardError for no Updates, for keyed and dense together, and for another width, shape or type.
     """
     if not updates:
         raise ShardError("combine: expected at least one update, found none")
-    keys, values = _parts(updates[0])
-    for other in updates[1:]:
-        keys, values = _add(keys, values, *_parts(other))
-    return Update(keys, values, float(sum(u.weight for u in updates)))
-
-
-def _parts(update: Update) -> tuple[Array, Array]:
-    if update.keys is None or update.values.shape != (len(update.keys), 6):
-        raise ShardError(f"combine: expected keys and values of shape (keys, 6), found values {update.values.shape}")
-    return np.ascontiguousarray(update.keys, np.uint32), np.ascontiguousarray(update.values, np.float32)
+    first = updates[0]
+    for u in updates:
+        rows = len(first.values if u.keys is None else u.keys)
+        if ((u.keys is None) != (first.keys is None) or u.values.dtype != first.values.dtype
+                or u.values.shape != (rows, *first.values.shape[1:]) or u.values.ndim != 2):
+            raise ShardError(f"combine: expected updates of one width and type, all with keys or none, found values "
+                             f"{first.values.dtype}{first.values.shape} and {u.values.dtype}{u.values.shape}")
+    weight = float(sum(u.weight for u in updates))
+    if first.keys is None:
+        values = first.values.copy()
+        for u in updates[1:]:
+            values += u.values
+        return Update(None, values, weight)
+    keys, values = np.ascontiguousarray(first.keys, np.uint32), np.ascontiguousarray(first.values)
+    for u in updates[1:]:
+        keys, values = _add(keys, values, np.ascontiguousarray(u.keys, np.uint32), np.ascontiguousarray(u.values))
+    return Update(keys, values, weight)
 
 
 def _add(ka: Array, va: Array, kb: Array, vb: Array) -> tuple[Array, Array]:
+    if va.dtype != np.float32 or va.shape[1] != 6:
+        return _add_any(ka, va, kb, vb)
     keys = np.empty(len(ka) + len(kb), np.uint32)
     values = np.empty((len(keys), 6), np.float32)
     count = _native.update_combine(ka, va, kb, vb, keys, values)
     return keys[:count], values[:count]
+
+
+def _add_any(ka: Array, va: Array, kb: Array, vb: Array) -> tuple[Array, Array]:
+    """As `_native.update_combine`, for any width and type."""
+    keys = np.union1d(ka, kb)
+    values = np.zeros((len(keys), va.shape[1]), va.dtype)
+    values[np.searchsorted(keys, ka)] = va
+    values[np.searchsorted(keys, kb)] += vb
+    return keys, values

@@ -1,0 +1,1 @@
+"""Between source and model: stages that clean rows and make features, fitted online and merged over ranks."""

@@ -1,0 +1,1 @@
+"""The stages of this room: importing this module registers them."""

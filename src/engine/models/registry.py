@@ -1,0 +1,78 @@
+"""Kinds of models by name: a builder registers itself under its kind, a job asks for one by `model.kind`.
+
+A kind outside the engine is named `package.module:builder`; its builder takes a `Spec` as those here do.
+"""
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.types import Array, Model, Policy, Schema
+
+# Module of this room for each kind, imported when it is first asked for.
+HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense"}
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a builder needs. `options`: the settings that were given, by name; `classes`: labels of a multi-class task,
+    else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `policy`: the chain of a model
+    that gives gradients; `memory(rows)`: where the rows of a linear model live, if not in its own memory.
+    """
+
+    schema: Schema
+    classes: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    merge: str = "owner"
+    tracked: bool = True
+    seed: int = 0
+    policy: Policy | None = None
+    memory: Callable[[int], Array] | None = None
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        """The options of these names that were given."""
+        return {name: self.options[name] for name in names if self.options.get(name) is not None}
+
+
+Builder = Callable[[Spec], Model]
+KINDS: dict[str, Builder] = {}
+
+
+def kind(name: str) -> Callable[[Builder], Builder]:
+    """Registers the builder of a kind.
+
+    >>> @kind("mean")
+    ... def mean(spec: Spec) -> Model: ...
+    """
+    def enter(builder: Builder) -> Builder:
+        KINDS[name] = builder
+        return builder
+    return enter
+
+
+def build(name: str, spec: Spec) -> Model:
+    """A new model of a kind; ConfigError names the nearest kind where there is none of this name."""
+    return builder(name)(spec)
+
+
+def builder(name: str) -> Builder:
+    """The builder of a kind, its module imported if it has to be."""
+    if name not in KINDS and name in HOME:
+        importlib.import_module(f"engine.models.{HOME[name]}")
+    if name not in KINDS and ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            KINDS[name] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"model.kind: cannot import {name!r}: {error}",
+                              fix="name a function that takes a Spec, as package.module:function") from None
+    if name not in KINDS:
+        known = sorted({*HOME, *KINDS})
+        near = difflib.get_close_matches(name, known, 1)
+        raise ConfigError(f"model.kind: expected one of {', '.join(known)} or package.module:function, found {name!r}",
+                          fix=f"did you mean {near[0]!r}?" if near else "see docs/models.md")
+    return KINDS[name]
