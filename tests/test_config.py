@@ -29,7 +29,7 @@ def test_later_sources_win(tmp_path):
     ("data.hash_bits=1.5", "expected a whole number"),
     ("model.interactions=perhaps", "expected true or false, found 'perhaps'"),
     ("checkpoint.every=often", 'expected a row count ("5000rows") or a duration ("10s")'),
-    ("exchange.every=0", "expected at least 1, found 0"),
+    ("exchange.every=0", "expected more than 0, found"),
     ("checkpoint.every=-5s", "expected more than 0, found '-5s'"),
     ("checkpoint.every=0rows", "expected more than 0, found '0rows'"),
     ("learner", "expected section.key=value"),

@@ -7,6 +7,7 @@
 
 #include "bind/array.h"
 #include "learn/ops.h"
+#include "learn/split.h"
 
 namespace {
 
@@ -71,6 +72,47 @@ public:
         float* scores = writable(out);
         py::gil_scoped_release release;
         return run(rows, scores);
+    }
+
+    void sit(Arr<std::uint8_t> desk, std::uint32_t member, std::uint32_t members, std::size_t lot, double limit_s) {
+        need(members >= 1 && member < members && lot >= 1, "sit: expected member < members and lot >= 1");
+        need(!scale_ && !table_.pairs && !tracked_, "sit: no scaler, no interactions, no tracking in a crew");
+        desk_memory_ = std::move(desk);
+        desk_ = {writable(desk_memory_), member, members, lot, lot_floats(lot, table_.classes), limit_s};
+        need(static_cast<std::size_t>(desk_memory_.size()) >= Desk::bytes(members, desk_.floats), "sit: the desk is too small");
+        need(reinterpret_cast<std::uintptr_t>(desk_.memory) % Desk::line == 0, "sit: the desk must be aligned to 64 bytes");
+    }
+
+    static std::size_t lot_floats(std::size_t lot, std::size_t classes) { return (2 * lot * classes + 15) / 16 * 16; }
+
+    // (rows with non-finite numbers, member that did not come or -1). `whole`: rows hold the keys of all members.
+    std::pair<std::uint64_t, int> split(Arr<float> out, const Arr<float>& y, const Maybe<float>& weight,
+                                        const Arr<std::int64_t>& indptr, const Arr<std::uint32_t>& keys,
+                                        const Maybe<float>& values, bool whole) {
+        need(desk_.memory != nullptr, "split: sit at a desk first");
+        const auto count = static_cast<std::size_t>(y.size());
+        need(static_cast<std::size_t>(out.size()) == count * table_.classes, "split: scores must be rows * classes");
+        need(!weight || static_cast<std::size_t>(weight->size()) == count, "split: one weight a row");
+        Rows rows = bind(count, indptr, keys, values, std::nullopt);
+        rows.y = y.data(), rows.weight = weight ? weight->data() : nullptr;
+        float* scores = writable(out);
+        const auto nnz = static_cast<std::size_t>(keys.size());
+        py::gil_scoped_release release;
+        if (whole) {
+            if (own_indptr_.size() < count + 1) own_indptr_.resize(count + 1);
+            if (own_keys_.size() < nnz + 1) own_keys_.resize(nnz + 1);
+            if (values && own_values_.size() < nnz + 1) own_values_.resize(nnz + 1);
+            select(rows, desk_.member, desk_.member + 1, desk_.members, own_indptr_.data(), own_keys_.data(), own_values_.data());
+            rows.indptr = own_indptr_.data(), rows.keys = own_keys_.data();
+            if (values) rows.values = own_values_.data();
+        }
+        std::uint64_t bad = 0;
+        const int absent = ops_.split(rule_, table_, rows, Scratch{nullptr, nullptr}, desk_, scores, &bad);
+        return {bad, absent};
+    }
+
+    void leave() {
+        if (desk_.memory) desk_.gone(desk_.member).store(1);
     }
 
     float learn_one(const Arr<float>& x, float y) {
@@ -230,7 +272,31 @@ private:
     std::unique_ptr<float[]> side_;
     std::vector<std::uint32_t> iota_, keys_;
     std::vector<float> values_;
+    Arr<std::uint8_t> desk_memory_;
+    Desk desk_{nullptr, 0, 1, 1, 0, 0};
+    std::vector<std::int64_t> own_indptr_;
+    std::vector<std::uint32_t> own_keys_;
+    std::vector<float> own_values_;
 };
+
+std::int64_t rows_select(const Arr<std::int64_t>& indptr, const Arr<std::uint32_t>& keys, const Maybe<float>& values,
+                         std::uint32_t first, std::uint32_t last, std::uint32_t members, Arr<std::int64_t> out_indptr,
+                         Arr<std::uint32_t> out_keys, Maybe<float> out_values) {
+    need(first <= last && last <= members, "rows_select: expected first <= last <= members");
+    need(indptr.size() >= 1 && out_indptr.size() == indptr.size(), "rows_select: out_indptr must be as long as indptr");
+    need(out_keys.size() > keys.size() && (!values || (out_values && out_values->size() > keys.size())),
+         "rows_select: out needs one place more than there are keys");
+    need(indptr.data()[0] >= 0 && indptr.data()[indptr.size() - 1] <= keys.size(), "rows_select: indptr leaves keys");
+    for (py::ssize_t i = 1; i < indptr.size(); ++i)
+        need(indptr.data()[i - 1] <= indptr.data()[i], "rows_select: indptr must not fall");
+    const Rows rows{static_cast<std::size_t>(indptr.size() - 1), indptr.data(), keys.data(), values ? values->data() : nullptr,
+                    nullptr, 0, nullptr, nullptr};
+    std::int64_t* p = writable(out_indptr);
+    std::uint32_t* k = writable(out_keys);
+    float* v = values ? writable(*out_values) : nullptr;
+    py::gil_scoped_release release;
+    return static_cast<std::int64_t>(select(rows, first, last, members, p, k, v));
+}
 
 std::size_t combine(const Arr<std::uint32_t>& ka, const Arr<float>& va, const Arr<std::uint32_t>& kb, const Arr<float>& vb,
                     Arr<std::uint32_t> keys, Arr<float> values) {
@@ -256,6 +322,10 @@ void bind_learn(py::module_& m) {
         .def("predict", &Native::predict, arg("out").noconvert(), none("indptr"), none("keys"), none("values"), none("x"))
         .def("learn", &Native::learn, arg("out").noconvert(), arg("y").noconvert(), none("weight"), none("indptr"),
              none("keys"), none("values"), none("x"))
+        .def("sit", &Native::sit, arg("desk").noconvert(), arg("member"), arg("members"), arg("lot"), arg("limit_s"))
+        .def("split", &Native::split, arg("out").noconvert(), arg("y").noconvert(), none("weight"),
+             arg("indptr").noconvert(), arg("keys").noconvert(), none("values"), arg("whole") = false)
+        .def("leave", &Native::leave)
         .def("learn_one", &Native::learn_one, arg("x").noconvert(), arg("y"))
         .def("step", &Native::step, arg("ids").noconvert(), arg("g").noconvert())
         .def("slope", &Native::slope, arg("scores").noconvert(), arg("y").noconvert(), arg("out").noconvert())
@@ -263,6 +333,11 @@ void bind_learn(py::module_& m) {
         .def("update", &Native::update)
         .def("merge", &Native::merge, arg("keys").noconvert(), arg("values").noconvert(), arg("ranks"))
         .def("rebase", &Native::rebase);
+    m.def("desk_bytes", [](std::uint32_t members, std::size_t lot, std::size_t classes) {
+        return Desk::bytes(members, Native::lot_floats(lot, classes));
+    }, arg("members"), arg("lot"), arg("classes"));
+    m.def("rows_select", &rows_select, arg("indptr").noconvert(), arg("keys").noconvert(), none("values"), arg("first"),
+          arg("last"), arg("members"), arg("out_indptr").noconvert(), arg("out_keys").noconvert(), none("out_values"));
     m.def("update_combine", &combine, arg("ka").noconvert(), arg("va").noconvert(), arg("kb").noconvert(),
           arg("vb").noconvert(), arg("keys").noconvert(), arg("values").noconvert());
     m.def("sigmoid", [](const Arr<float>& scores, Arr<float> out) {

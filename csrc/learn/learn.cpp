@@ -1,5 +1,6 @@
 #include "learn/base.h"
 #include "learn/merge.h"
+#include "learn/split.h"
 
 namespace engine::learn {
 
@@ -30,6 +31,13 @@ struct Learn {
     }
 };
 template <Learner L>
+struct Split {
+    static int run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, const Desk& desk, float* out,
+                   std::uint64_t* bad) {
+        return base::split<L>(r, t, rows, s, desk, out, bad);
+    }
+};
+template <Learner L>
 struct Step {
     static bool run(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
         return base::step<L>(r, t, track, ids, g, m);
@@ -45,6 +53,11 @@ static std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
     return choose<Learn>(r.learner, r, t, rows, s, track, start, out, bad);
 }
 
+static int split(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, const Desk& desk, float* scores,
+                 std::uint64_t* bad) {
+    return choose<Split>(r.learner, r, t, rows, s, desk, scores, bad);
+}
+
 static bool step(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
     return choose<Step>(r.learner, r, t, track, ids, g, m);
 }
@@ -58,7 +71,7 @@ static void sigmoid(const float* scores, std::size_t m, float* out) {
 }
 
 const Ops& ops(Isa) {
-    static const Ops portable{predict, learn, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
+    static const Ops portable{predict, learn, split, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
     return portable;
 }
 

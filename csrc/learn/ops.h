@@ -49,6 +49,8 @@ struct Scratch {  // one expanded row
     float* values;
 };
 
+struct Desk;
+
 struct Ops {
     // Scores (count, classes). The table is not changed.
     void (*predict)(const Rule&, const Table&, const Rows&, const Scratch&, float* scores);
@@ -56,6 +58,8 @@ struct Ops {
     // where the track is full. Rows with a NaN label are scored only; rows with non-finite numbers are counted in `bad`.
     std::size_t (*learn)(const Rule&, const Table&, const Rows&, const Scratch&, Track*, std::size_t start, float* scores,
                          std::uint64_t* bad);
+    // The same for a member of a crew, whose rows hold the keys it owns (split.h). -1, or the member that did not come.
+    int (*split)(const Rule&, const Table&, const Rows&, const Scratch&, const Desk&, float* scores, std::uint64_t* bad);
     // One step with ready gradients g (m,) of block rows ids (m,); false where the track is full.
     bool (*step)(const Rule&, const Table&, Track*, const std::uint32_t* ids, const float* g, std::size_t m);
     // Slope of the loss at each score.

@@ -52,7 +52,9 @@ class Clean:
 
 @dataclass
 class Model:
-    """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C."""
+    """The learner. None = the learner's own default; `rate` is FTRL's alpha and passive-aggressive's C; `batch` > 0: one
+    step along the mean gradient of so many rows instead of one for each.
+    """
 
     kind: str = "linear"
     loss: str | None = None
@@ -66,15 +68,36 @@ class Model:
     tau: float | None = None
     epsilon: float | None = None
     bias: float = 1.0
+    batch: int = 0
     interactions: bool = False
     scale: bool | None = None
 
 
 @dataclass
-class Exchange:
-    """`every`: rows a worker learns between exchanges; `merge`: how the sums are applied."""
+class Mlp:
+    """Options of `model.kind=mlp`: units of each hidden layer (at most 3 layers), relu or tanh."""
 
-    every: int = 256
+    hidden: Names = ("128",)
+    activation: str = "relu"
+
+
+@dataclass
+class Update:
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+
+    chain: str = ""
+    batch: int | None = None
+
+
+@dataclass
+class Exchange:
+    """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
+    `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
+    rows (32).
+    """
+
+    split: str = "rows"
+    every: Every = None
     merge: str = "owner"
 
 
@@ -110,16 +133,29 @@ class Run:
 
 
 @dataclass
+class Embed:
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+
+    width: int = 0
+    asynchronous: bool = False
+    queue: int = 4
+    full: str = "wait"
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
+    mlp: Mlp = field(default_factory=Mlp)
+    update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     run: Run = field(default_factory=Run)
+    embed: Embed = field(default_factory=Embed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -142,26 +178,28 @@ CHOICES = {
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "exchange.merge": ("owner", "add", "average", "touch"), "checkpoint.resume": ("auto", "must", "never"),
+    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
+    "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
 }
-LOWEST = {"exchange.every": 1, "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1}
 
 
-def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+    """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
 
     >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
     'pa1'
     """
     config = Config()
-    if path is not None:
-        for section, values in _read(Path(path)).items():
+    if path is not None or text:
+        where = "the given text" if path is None else str(path)
+        for section, values in (_parsed(text, where) if path is None else _read(Path(path))).items():
             if not isinstance(values, dict):
-                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=where)
             for key, value in values.items():
-                _set(config, f"{section}.{key}", value, str(path))
+                _set(config, f"{section}.{key}", value, where)
     for name, text in sorted((os.environ if env is None else env).items()):
         match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
         if match:
@@ -176,11 +214,18 @@ def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return _parsed(path.read_text(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=where) from None
 
 
 def known() -> list[str]:
@@ -208,7 +253,7 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         near = difflib.get_close_matches(str(found), options, 1)
         raise ConfigError(f"{name}: expected one of {', '.join(options)}, found {found!r}", where=where,
                           fix=f"did you mean {near[0]!r}?" if near else "")
-    if name == "checkpoint.every" and found is not None and found <= 0:
+    if name in ("checkpoint.every", "exchange.every") and found is not None and found <= 0:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in LOWEST and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
@@ -275,6 +320,6 @@ def _names(value: Any) -> Names:
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if (section, key) == ("checkpoint", "every"):
+    if key == "every":
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

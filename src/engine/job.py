@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop
+from engine import __version__, crew, loop
 from engine.clean.pipeline import open_pipeline
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
@@ -18,10 +18,14 @@ from engine.errors import ConfigError, EngineError, StoreError
 from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
+from engine.source.ahead import Ahead
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.update import policy as policies
 from engine.watch.meter import Meter
+
+WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
 def connect(comm: Any, *, timeout_s: float, watch: Callable[[str], Any] | None = None,
@@ -66,12 +70,13 @@ def source_options(config: Config) -> dict[str, Any]:
     options["labels"] = data.labels or None
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
-    return options | {"piece_rows": interval(config) * threads(config)}
+    return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
 
 
 def interval(config: Config) -> int:
-    """Rows a worker learns between exchanges."""
-    return int(config.exchange.every)
+    """Rows a worker learns between exchanges; the first step's where the interval is in seconds."""
+    every = config.exchange.every
+    return every if isinstance(every, int) else 32 if config.exchange.split == "keys" else 256
 
 
 def threads(config: Config) -> int:
@@ -86,25 +91,46 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
-    model = build(config, schema if stage is None else stage.schema, tracked=workers > 1)
-    team = loop.Team(model, threads(config))
+    team = assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
-    k = interval(config) if workers > 1 else max(interval(config), 2048)
+    least = WINDOW if config.exchange.split == "keys" else 2048 if workers == 1 else 1
     every = config.checkpoint.every
     saves = bool(config.checkpoint.dir)
     rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
                   save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
                   stop_rows=config.loop.stop_after_rows)
-    return loop.Job(link, team, meter, rows, k, rules, stage=stage)
+    every_s = config.exchange.every if isinstance(config.exchange.every, float) and workers > 1 else 0.0
+    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage)
 
 
-def build(config: Config, schema: Schema, *, tracked: bool) -> Model:
+def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Crew:
+    """The workers of this rank: replicas that are merged, or owners of the keys of one model."""
+    if config.exchange.split == "rows":
+        return loop.Team(build(config, schema, tracked=threads(config) * link.size > 1), threads(config))
+    crew.check(schema.sparse, config.model.kind, config.clean.stages)
+    if isinstance(config.exchange.every, float):
+        raise ConfigError(f"exchange.every: with exchange.split=keys expected rows, found {config.exchange.every:g} s",
+                          fix="exchange.every=32")
+    return crew.Crew(link, lambda memory: build(config, schema, tracked=False, memory=memory), threads(config),
+                     lot=interval(config), limit_s=config.loop.stall_timeout)
+
+
+def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(config.model.kind, {})
+    options = sections["model"] | sections.get(config.model.kind, {}) | {"batch": config.update.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed))
+        config.run.seed, policies.parse(config.update.chain or "adam"), memory))
+
+
+def rhythm(config: Config) -> str:
+    """How the workers agree, in words."""
+    every = config.exchange.every
+    often = f"{every:g} s" if isinstance(every, float) else f"{interval(config)} rows"
+    if config.exchange.split == "keys":
+        return f"keys split, scores summed every {often}"
+    return f"exchange every {often}, {config.exchange.merge}"
 
 
 def named(config: Config) -> str:
@@ -119,7 +145,14 @@ def classes(config: Config, schema: Schema) -> int:
 
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
-    k = interval(config) * threads(config)
+    k, mine = interval(config) * threads(config), threads(config)
+    if mine > 1 and getattr(source, "pure", False):
+        source = Ahead(source, mine, link.size)
+    if config.exchange.split == "keys" and link.size > 1:
+        def share(rows: Batch, rank: int) -> Batch:
+            return crew.keys_of(rows, rank * mine, (rank + 1) * mine, link.size * mine)
+
+        return streams.Spread(source, link, share, sync.vote, position)
     if config.data.rule == "part":
         return streams.Placed(source, link, position=position)
     grid = getattr(source, "piece_rows", 0)
@@ -164,21 +197,34 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     """A checkpoint of everything the job needs to go on as if it had not stopped."""
     link, step = job.link, job.clock.rows
-    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
-    ranges: dict[str, tuple[int, int, int]] = {}
-    for name, data in job.meter.state().items():
-        path = f"meter/{link.rank:06d}/{name}"
-        flat = data if data.ndim else data[None]
-        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    state, ranges = snapshot(job)
     part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
     place = position(job)
     parts = link.gather(part, name="checkpoint parts")
-    meta = {"engine": __version__, "match": matching(config, schema), "position": place, "ranks": link.size,
-            "clock": [job.clock.step, job.clock.rows], "label": job.label, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns),
-            "config": config.to_dict()}
+    meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
     agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
            if parts is not None else None, "commit checkpoint")
+
+
+def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
+    """All that is learned and counted, and the global rows of the blocks that only this rank has."""
+    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
+    ranges: dict[str, tuple[int, int, int]] = {}
+    for name, data in job.meter.state().items():
+        path = f"meter/{job.link.rank:06d}/{name}"
+        flat = data if data.ndim else data[None]
+        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    for thread, model in enumerate(job.team.models):
+        for name, block in (model.own() if hasattr(model, "own") else {}).items():
+            path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
+            state[path], ranges[path] = block, (0, len(block.data), len(block.data))
+    return state, ranges
+
+
+def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
+    """What stays the same from step to step: model, input, configuration, number of ranks."""
+    return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
 
 
 def position(job: loop.Job) -> dict[str, Any] | None:
@@ -192,7 +238,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", config.model.kind)) if name in sections
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", config.model.kind)) if name in sections
              for key, value in sorted(sections[name].items())}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
@@ -206,15 +252,34 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
             raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    adopt(job, state, meta)
+    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
+    """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+    _restore_own(job, state)
     if job.stage is not None:
         job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
     job.label = float(meta["label"])
-    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def _restore_own(job: loop.Job, state: Mapping[str, Block]) -> None:
+    """Gives each replica what it held where their number is the same, else deals the parts to them in turn."""
+    parts: dict[str, State] = {}
+    for path, block in state.items():
+        if path.startswith("own/"):
+            _, rank, place, name = path.split("/", 3)
+            parts.setdefault(f"{rank}/{place}", {})[name] = block
+    held = [parts[name] for name in sorted(parts)]
+    for thread, model in enumerate(job.team.models):
+        if hasattr(model, "take"):
+            model.take(held[job.link.rank * len(job.team.models) + thread :: job.workers])
 
 
 def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> None:

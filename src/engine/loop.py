@@ -12,19 +12,37 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from engine.clean.pipeline import Pipeline
-from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance
+from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance, pace
 from engine.comm import sync
+from engine.crew import Crew
 from engine.source import stream as streams
 from engine.types import Array, Batch, Counts, Link, Model, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
 STOPS = ("", "row limit", "SIGTERM", "SIGUSR1", "SIGINT")
+# Takes this rank's update and the step's votes (a row a rank: rows, size of the update, …); leaves every replica merged.
+Exchange = Callable[["Job", Update, Array], None]
+
+
+def synchronous(job: Job, update: Update, table: Array) -> None:
+    """The exchange of lock-step: the updates of all ranks are summed, and every replica takes the sum."""
+    total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+    job.team.merge(total, job.workers)
+    job.merged = total
+
+
+class Keeper(Protocol):
+    """What keeps committed steps safe: says in each vote what it holds of the step before, hears all, then takes the next."""
+
+    def pledge(self) -> list[float]: ...
+    def heard(self, table: Array) -> None: ...
+    def commit(self, job: Job) -> None: ...
 
 
 class Team:
@@ -34,15 +52,18 @@ class Team:
         self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(threads - 1, "learn") if threads > 1 else None
 
-    def learn(self, batch: Batch, k: int) -> Array:
-        """Scores before learning; worker t learns rows [t k, (t + 1) k). An error of any worker is raised here."""
+    def learn(self, batch: Batch, k: int) -> tuple[Batch, Array]:
+        """The rows to count and their scores before learning; worker t learns rows [t k, (t + 1) k).
+
+        An error of any worker is raised here.
+        """
         if self._pool is None:
-            return self.models[0].learn(batch)
+            return batch, self.models[0].learn(batch)
         cuts = [min(t * k, len(batch)) for t in range(len(self.models))] + [len(batch)]
         parts = [batch.slice(a, b) for a, b in pairwise(cuts)]
         later = [self._pool.submit(m.learn, part) for m, part in zip(self.models[1:], parts[1:], strict=True)]
         scores = [self.models[0].learn(parts[0])]
-        return np.concatenate(scores + [job.result() for job in later])
+        return batch, np.concatenate(scores + [job.result() for job in later])
 
     def update(self) -> Update:
         """The contribution of all replicas since the base, summed in worker order."""
@@ -66,20 +87,28 @@ class Team:
 
 @dataclass
 class Job:
-    """Everything a step needs. `k`: rows a worker learns between exchanges; `stop()`: a signal's name or ""."""
+    """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
+    interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
+    the exchange has one; `keeper`: what keeps each step safe, if anything does.
+    """
 
     link: Link
-    team: Team
+    team: Team | Crew
     meter: Meter
     stream: Any
     k: int
+    every_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     clock: Clock = field(default_factory=Clock)
     stage: Pipeline | None = None
+    exchange: Exchange = synchronous
+    merged: Update | None = None
+    keeper: Keeper | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
+    voted_s: float = 0.0
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -105,6 +134,8 @@ def run(job: Job) -> Iterator[Event]:
     while True:
         tick = step(job, job.stream.take(job.k * len(job.team.models)))
         job.clock, actions = advance(job.clock, tick, job.rules)
+        if job.keeper is not None and tick.rows:
+            job.keeper.commit(job)
         for action in actions:
             yield Event(action, job.clock.step, job.clock.rows)
             if isinstance(action, Stop):
@@ -120,7 +151,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
         if rows is not None and len(rows) and job.stage is not None:
             rows = job.stage.learn(rows)
         if rows is not None and len(rows):
-            scores = job.team.learn(rows, job.k)
+            rows, scores = job.team.learn(rows, job.k)
         if job.shared:
             update = job.team.update()
     except Exception as caught:
@@ -132,14 +163,18 @@ def step(job: Job, rows: Batch | None) -> Tick:
     table = sync.vote(
         job.link,
         [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
-         STOPS.index(job.stop()), time.monotonic() - job.began_s],
+         STOPS.index(job.stop()), time.monotonic() - job.began_s, *(job.keeper.pledge() if job.keeper else ())],
         error, name=f"step {job.clock.step + 1}",
     )
     voted = time.perf_counter()
+    if job.keeper is not None:
+        job.keeper.heard(table[:, 6:])
+    job.merged = None
     _score(job, rows, scores, table)
+    if job.every_s:
+        job.k, job.voted_s = pace(job.k, float(table[0, 5]) - job.voted_s, job.every_s), float(table[0, 5])
     if update is not None:
-        total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
-        job.team.merge(total, job.workers)
+        job.exchange(job, update, table)
     if job.stage is not None:
         job.stage.exchange(job.link)
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),

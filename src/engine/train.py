@@ -57,8 +57,7 @@ class Diary:
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
             self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
-                          f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | exchange every "
-                          f"{jobs.interval(config)} rows, {config.exchange.merge}{where}")
+                          f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
 
     @staticmethod
@@ -225,7 +224,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

@@ -85,6 +85,14 @@ def advance(clock: Clock, tick: Tick, rules: Rules) -> tuple[Clock, list[Action]
     return clock, actions
 
 
+def pace(k: int, took_s: float, every_s: float) -> int:
+    """Rows a worker learns in the next step, so that it takes `every_s`; the last took `took_s` for `k` rows.
+
+    It moves by a factor of 2 at most, so that one odd step does little.
+    """
+    return max(1, k // 2, min(2 * k, 1 << 20, round(k * every_s / max(took_s, 1e-9))))
+
+
 def _reported(clock: Clock, tick: Tick, rules: Rules) -> Clock:
     """Reports come at doubling row counts until the doublings are further apart than `report_s`, then by time."""
     rows = clock.report_rows

@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from engine.errors import PeerError
 from engine.types import Array, Op
 
 WHO_TAG = 7
+RELAY_TAG = 8
 SPIN_S = 0.002
 SLOW_BYTES_S = 2.5e8  # a transfer slower than this is waiting for somebody
+PIECE_BYTES = 1 << 30  # a longer message goes in pieces: counts of MPI 3 end at 2^31
 
 
 def start(*, own: bool = True) -> Any:
@@ -53,12 +56,21 @@ class World:
         self._mpi = start(own=comm is None)
         self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
         self._side = self._comm.Dup()
+        self._pairs = self._comm.Dup()
+        for ours in (self._comm, self._side, self._pairs):  # a host's own handler may end the program
+            ours.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.timeout_s, self._watch, self._absent = timeout_s, watch or nullcontext, absent
         self.sent = self.received = 0
+        self.kept: dict[str, Any] = {}
         node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.node_rank, self.node_size = node.Get_rank(), node.Get_size()
+        first = np.array([self._comm.Get_rank()], np.int64)
+        node.Bcast([first, self._mpi.BYTE], 0)
         node.Free()
+        heads = self._comm.allgather(int(first[0]))
+        order = {head: at for at, head in enumerate(dict.fromkeys(heads))}
+        self.nodes: tuple[int, ...] = tuple(order[head] for head in heads)
         self._crowded = self.node_size > len(os.sched_getaffinity(0))
         self._bytes = self._mpi.BYTE
         self._step = 0
@@ -121,6 +133,19 @@ class World:
         self.received += mine.nbytes
         return total
 
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        mine = np.ascontiguousarray(data)
+        size, theirs = np.array([mine.nbytes], np.int64), np.empty(1, np.int64)
+        sends = [self._comm.Isend([part, self._bytes], target, RELAY_TAG) for part in (size, mine)]
+        self._wait(self._comm.Irecv([theirs, self._bytes], source, RELAY_TAG), name)
+        found = np.empty(int(theirs[0]) // mine.dtype.itemsize, mine.dtype)
+        self._wait(self._comm.Irecv([found, self._bytes], source, RELAY_TAG), name, found.nbytes)
+        for request in sends:
+            self._wait(request, name, mine.nbytes)
+        self.sent += mine.nbytes * (target != self.rank)
+        self.received += found.nbytes * (source != self.rank)
+        return found
+
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
         data = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == root else np.empty(0, np.uint8)
         size = np.array([len(data)], np.int64)
@@ -139,25 +164,71 @@ class World:
     def barrier(self, *, name: str) -> None:
         self._wait(self._comm.Ibarrier(), name)
 
+    def send(self, data: Array, to: int, *, name: str, tag: int = 0) -> Moving:
+        flat = data.reshape(-1).view(np.uint8) if data.size else np.empty(0, np.uint8)
+        if not np.shares_memory(flat, data) and data.size:
+            raise ValueError(f"send {name!r}: expected a C-contiguous array")
+        self.sent += data.nbytes
+        parts = [flat[at : at + PIECE_BYTES] for at in range(0, max(1, len(flat)), PIECE_BYTES)]
+        return Moving(self, [self._pairs.Isend([p, self._bytes], to, tag) for p in parts], name, to, data.nbytes, parts)
+
+    def recv(self, out: Array, source: int, *, name: str, tag: int = 0) -> Moving:
+        flat = out.reshape(-1).view(np.uint8) if out.size else np.empty(0, np.uint8)
+        if not np.shares_memory(flat, out) and out.size:
+            raise ValueError(f"recv {name!r}: expected a C-contiguous array")
+        self.received += out.nbytes
+        parts = [flat[at : at + PIECE_BYTES] for at in range(0, max(1, len(flat)), PIECE_BYTES)]
+        requests = [self._pairs.Irecv([p, self._bytes], source, tag) for p in parts]
+        return Moving(self, requests, name, source, out.nbytes, parts)
+
+    def probe(self, *, tag: int, source: int | None = None) -> tuple[int, int] | None:
+        status = self._mpi.Status()
+        if not self._pairs.Iprobe(self._mpi.ANY_SOURCE if source is None else source, tag, status):
+            return None
+        return status.Get_source(), status.Get_count(self._bytes)
+
+    def take(self, source: int, *, name: str, tag: int) -> Array:
+        found: list[tuple[int, int]] = []
+
+        def arrived() -> bool:
+            found.extend([one] if (one := self.probe(tag=tag, source=source)) else [])
+            return bool(found)
+
+        self._until(arrived, name, 1, partial(self._silent, source))
+        out = np.empty(found[0][1], np.uint8)
+        self.recv(out, source, name=name, tag=tag).wait()
+        return out
+
+    def _silent(self, peer: int, name: str, waited_s: float) -> PeerError:
+        known = self._absent([peer]) if self._absent else ""
+        return PeerError(
+            f"rank {self.rank} waited {waited_s:.1f} s in {name!r} for rank {peer}" + (f": {known}" if known else ""),
+            fix="resume from the last checkpoint; raise loop.stall_timeout if this wait is expected",
+        )
+
     def close(self) -> None:
         """Frees the duplicates (collective). The caller's communicator and MPI itself are left as they were."""
         if self._comm != self._mpi.COMM_NULL:
+            self._pairs.Free()
             self._side.Free()
             self._comm.Free()
 
     def _wait(self, request: Any, name: str, size_bytes: int = 0) -> None:
         """Tests until done. MPI moves a large message only while it is tested, so its wait sleeps late and briefly."""
         self._step += 1
-        if request.Test():
+        self._until(request.Test, name, size_bytes, self._stalled)
+
+    def _until(self, done: Callable[[], bool], name: str, size_bytes: int, late: Callable[[str, float], PeerError]) -> None:
+        if done():
             return
         with self._watch(name):
             began = time.monotonic()
             pause, longest = 2e-5, 5e-5 if size_bytes else 1e-3
             spin_s = SPIN_S + size_bytes / SLOW_BYTES_S
-            while not request.Test():
+            while not done():
                 waited = time.monotonic() - began
                 if waited > self.timeout_s:
-                    raise self._stalled(name, waited)
+                    raise late(name, waited)
                 if waited > spin_s:
                     time.sleep(pause)
                     pause = min(pause * 1.1, longest)
@@ -187,6 +258,27 @@ class World:
             + (f": {known}" if known else ""),
             fix="resume from the last checkpoint; raise loop.stall_timeout if this wait is expected",
         )
+
+
+class Moving:
+    """A message between two ranks, in pieces of at most PIECE_BYTES."""
+
+    def __init__(self, world: World, requests: list[Any], name: str, peer: int, size_bytes: int, parts: list[Array]) -> None:
+        self._world, self._requests, self._name, self._peer = world, requests, name, peer
+        self._bytes, self._parts = size_bytes, parts  # the parts live as long as MPI may touch them
+
+    def test(self) -> bool:
+        while self._requests and self._requests[-1].Test():
+            self._requests.pop()
+        return not self._requests
+
+    def wait(self) -> None:
+        self._world._until(self.test, self._name, self._bytes, self._late)
+
+    def _late(self, name: str, waited_s: float) -> PeerError:
+        for request in self._requests:
+            request.Cancel()
+        return self._world._silent(self._peer, name, waited_s)
 
 
 def hash_name(text: str) -> int:

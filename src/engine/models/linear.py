@@ -1,7 +1,7 @@
 """The linear family: one native learner, exact example by example, over a block of rows w, a, n and a scratch mark."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,15 @@ Learner = Literal["sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"]
 Rule = Literal["owner", "add", "average", "touch"]
 
 RATE = {"sgd": 0.05, "adagrad": 0.1, "ftrl": 0.17, "nag": 0.5, "pa1": 1.0, "pa2": 1.0}
+Memory = Callable[[int], Array]
 CLOCK = 0xFFFFFFFF  # the clock travels in an Update under this key
+
+
+def zeros(rows: int) -> Array:
+    """A block of zeros whose pages are there, in order, before hashed keys touch them one by one."""
+    block = np.empty((rows, 4), np.float32)
+    block.fill(0)
+    return block
 
 
 class Linear:
@@ -30,8 +38,10 @@ class Linear:
     feature (0 = none), its row the last.  `interactions`: all pairs of a row's features hashed into the key space.
     `scale`: standardise dense columns online (True = `width` columns, or their number); row i is scored and learned
     with the statistics of the rows before it, then the scaler learns it.
+    `batch` > 0: `learn` is `learn_batch` of so many rows at a time.
     `merge`: owner (the learner's rule, see csrc/learn/merge.h), add, average or touch (changes of state over all ranks,
-    or over the ranks that touched a row).  `bad`: rows with NaN or Inf in them, scored (NaN or Inf) but never learned.
+    or over the ranks that touched a row).  `memory(rows)`: gives the block, zeros float32 `(rows, 4)`, where it is not
+    the model's own.  `bad`: rows with NaN or Inf in them, scored (NaN or Inf) but never learned.
 
     >>> model = Linear(2, learner="pa1", loss="hinge")
     >>> model.learn_one(np.array([1, 2], np.float32), 1.0)
@@ -42,19 +52,18 @@ class Linear:
         self, width: int, *, loss: Loss = "logistic", learner: Learner = "ftrl", classes: int = 1,
         rate: float | None = None, beta: float = 0.5, l1: float = 0.0, l2: float = 0.0, power_t: float = 0.0,
         tau: float = 0.5, epsilon: float = 0.1, bias: float = 1.0, interactions: bool = False,
-        scale: bool | int = False, merge: Rule = "owner", tracked: bool = True,
+        scale: bool | int = False, merge: Rule = "owner", tracked: bool = True, batch: int = 0, memory: Memory | None = None,
     ) -> None:
         rate = RATE.get(learner, 1.0) if rate is None else rate
         self.options: dict[str, Any] = {
             "width": width, "loss": loss, "learner": learner, "classes": classes, "rate": rate, "beta": beta, "l1": l1,
             "l2": l2, "power_t": power_t, "tau": tau, "epsilon": epsilon, "bias": bias, "interactions": interactions,
-            "scale": scale, "merge": merge, "tracked": tracked,
+            "scale": scale, "merge": merge, "tracked": tracked, "batch": batch,
         }
         _check(self.options)
         columns = width if scale is True else int(scale)
         self.bad = 0
-        self._block = np.empty(((width + (bias != 0)) * classes, 4), np.float32)
-        self._block.fill(0)  # faults the pages in order now, not one by one on the first touch of hashed keys
+        self._block = (zeros if memory is None else memory)((width + (bias != 0)) * classes)
         self._clock = np.zeros(2)
         self._scale = np.zeros((columns, 3)) if columns else None
         numbers = [rate, power_t, beta, l1, l2, tau, epsilon, bias]
@@ -85,6 +94,10 @@ class Linear:
 
     def learn(self, batch: Batch) -> Array:
         """Scores as `predict` gives them before each row is learned; rows with a NaN label are scored only."""
+        if self.options["batch"]:
+            step = self.options["batch"]
+            return np.concatenate([self.learn_batch(batch.slice(low, min(low + step, len(batch))))
+                                   for low in range(0, len(batch), step)] or [self._scores(batch)])
         out = self._scores(batch)
         try:
             self.bad += self._native.learn(
@@ -93,9 +106,38 @@ class Linear:
             raise _refused(error) from None
         return out
 
+    def sit(self, desk: Array, member: int, members: int, lot: int, limit_s: float) -> None:
+        """Join a crew that shares this model's block: as `member` of `members` own a share of the keys (crew.py).
+
+        `desk` uint8, zeros, the same memory for all, `_native.desk_bytes(members, lot, classes)` long; `lot`: rows whose
+        scores are summed at once.  ConfigError where the model has a scaler, interactions or tracking.
+        """
+        try:
+            self._native.sit(desk, member, members, lot, limit_s)
+        except ValueError as error:
+            raise ConfigError(f"linear model: {error}", fix="exchange.split=rows takes every linear model") from None
+
+    def learn_split(self, batch: Batch, *, whole: bool) -> Array | int:
+        """`learn` by a whole crew at once, each member with the same rows: scores of all, or the member that is absent.
+
+        `whole`: the rows hold all keys; else those that this member owns.
+        """
+        out = self._scores(batch)
+        assert batch.indptr is not None and batch.keys is not None
+        try:
+            bad, absent = self._native.split(out, batch.y, batch.weight, batch.indptr, batch.keys, batch.values, whole)
+        except (ValueError, IndexError) as error:
+            raise _refused(error) from None
+        self.bad += bad
+        return out if absent < 0 else absent
+
+    def leave(self) -> None:
+        """Tells the crew not to wait for this member."""
+        self._native.leave()
+
     def learn_batch(self, batch: Batch) -> Array:
         """Scores of all rows under one state, then one step along the mean gradient of the labelled rows."""
-        self._batchable()
+        _batchable(self.options)
         scores = self.predict(batch)
         slope = np.empty(len(batch), np.float32)
         self._native.slope(scores, batch.y, slope)
@@ -106,13 +148,6 @@ class Linear:
         if len(rows):
             self._native.step(*_mean_gradient(batch.take(rows), slope[rows] * weight[rows], self.options))
         return scores
-
-    def _batchable(self) -> None:
-        o = self.options
-        if o["learner"] in ("nag", "pa1", "pa2") or o["interactions"] or o["scale"] or o["classes"] > 1:
-            raise ConfigError(
-                "learn_batch: expected sgd, adagrad or ftrl with one score, no interactions and no scaler",
-                fix="use learn, which is exact for each example")
 
     def link(self, scores: Array) -> Array:
         """Prediction in the target's own unit: probability (logistic), rate (poisson), else the score itself."""
@@ -203,8 +238,8 @@ def build(spec: Spec) -> Linear:
     scale = spec.options.get("scale")
     return Linear(
         spec.schema.width, loss=spec.options.get("loss") or usual, learner=learner, classes=spec.classes, merge=spec.merge,  # type: ignore[arg-type]
-        scale=not spec.schema.sparse if scale is None else scale, tracked=spec.tracked,
-        **spec.pick("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon", "bias", "interactions"))
+        scale=not spec.schema.sparse if scale is None else scale, tracked=spec.tracked, memory=spec.memory,
+        **spec.pick("rate", "beta", "l1", "l2", "power_t", "tau", "epsilon", "bias", "interactions", "batch"))
 
 
 def _refused(error: Exception) -> DataError:
@@ -227,8 +262,17 @@ def _check(o: Mapping[str, Any]) -> None:
     if o["learner"] in ("pa1", "pa2"):
         need(o["loss"] in ("hinge", "epsilon"), f"{o['learner']} takes loss hinge or epsilon, found {o['loss']!r}")
         need(o["l1"] == 0 and o["l2"] == 0, f"l1 and l2 are not defined for {o['learner']}")
+    if o["batch"]:
+        _batchable(o)
     need(o["classes"] == 1 or o["loss"] in ("logistic", "hinge", "squared"),
          f"one against the rest takes logistic, hinge or squared loss, found {o['loss']!r}")
+
+
+def _batchable(o: Mapping[str, Any]) -> None:
+    if o["learner"] in ("nag", "pa1", "pa2") or o["interactions"] or o["scale"] or o["classes"] > 1:
+        raise ConfigError(
+            "mini-batches: expected sgd, adagrad or ftrl with one score, no interactions and no scaler (model.scale=false)",
+            fix="learn row by row, which is exact for each example (model.batch=0)")
 
 
 def _mean_gradient(batch: Batch, slope: Array, options: Mapping[str, Any]) -> tuple[Array, Array]:

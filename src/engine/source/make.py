@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -192,6 +193,12 @@ class MakeSource:
                              () if self._sparse else tuple(f"x{i}" for i in range(width)))
         self._ahead: tuple[int, int, int, Batch] | None = None
         self._last = -1
+        self._lock = Lock()
+
+    @property
+    def pure(self) -> bool:
+        """Whether pieces may be read by several threads at once."""
+        return self.piece_rows >= CHUNK
 
     def streamed(self, piece: int) -> bool:
         return False
@@ -211,7 +218,8 @@ class MakeSource:
             batch.previous[1:] = batch.y[:-1]
             if start:
                 batch.previous[0] = self.rows(np.array([low + start - 1])).y[0]
-            self.stats["rows"] += len(batch)
+            with self._lock:
+                self.stats["rows"] += len(batch)
             yield batch
 
     def _of(self, piece: int, start: int, stop: int) -> Batch:

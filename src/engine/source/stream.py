@@ -180,6 +180,22 @@ class Dealt:
         return sorted(found, key=lambda batch: int(batch.order[0]))
 
 
+class Spread(Dealt):
+    """Every row on every rank, each time with the keys alone that `share(rows, rank)` leaves it."""
+
+    def __init__(self, source: Source, link: Link, share: Callable[[Batch, int], Batch], vote: Vote,
+                 position: Position | None = None) -> None:
+        super().__init__(source, link, lambda rows: rows.order, vote, position)
+        self._share = share
+
+    def _move(self, rows: Batch | None) -> list[Batch]:
+        none = np.empty(0, np.uint8)
+        full = rows is not None and len(rows) > 0
+        parts = [pack(self._share(rows, rank)) if full and rows is not None else none for rank in range(self._link.size)]
+        found = [unpack(part) for part in self._link.alltoall(parts, name="keys to owners") if len(part)]
+        return sorted(found, key=lambda batch: int(batch.order[0]))
+
+
 class Placed:
     """Rows learned where they are read. `grid`: pieces are k-row blocks, so piece and row give the global order."""
 
