@@ -21,7 +21,8 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__"}
+TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+       "protect", "pulse", "supervise", "archive"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }
