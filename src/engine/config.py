@@ -108,7 +108,8 @@ class Checkpoint:
 @dataclass
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
-    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds.
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    of journal before images are brought forward.
     """
 
     memory: str = "auto"
@@ -117,6 +118,7 @@ class Fault:
     ranks_per_node: int = 0
     frozen: float = 0.5
     hung: float = 300.0
+    seal: int = 4 << 20
 
 
 @dataclass
@@ -170,7 +172,7 @@ CHOICES = {
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "fault.copies": 0, "fault.ranks_per_node": 0,
-          "fault.frozen": 0.1, "fault.hung": 1.0}
+          "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),

@@ -31,7 +31,7 @@ from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
 from engine.kernels import _native
-from engine.pulse import Pulse, fence
+from engine.pulse import Pulse, die_with_parent, fence, fenced
 from engine.source import stream as streams
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
@@ -63,7 +63,14 @@ def home(folder: str) -> Path:
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
-    return Protection(config, link, home(config.fault.folder) / name) if name else None
+    if not name:
+        return None
+    die_with_parent(link.size)
+    root = home(config.fault.folder) / name
+    if config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0" and not link.rank:
+        shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
+    link.barrier(name="node memory")
+    return Protection(config, link, root)
 
 
 class Protection:
@@ -76,7 +83,7 @@ class Protection:
         self.locals = [r for r in range(link.size) if hosts[r] == hosts[link.rank]]
         each = config.fault.ranks_per_node
         self.nodes = [r // each if each else hosts.index(name) for r, name in enumerate(hosts)]
-        mine = max((_epoch_of(path) for path in root.glob("epoch-*")), default=0)
+        mine = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
         self.epoch = int(link.allreduce(np.array([mine], np.int64), op="max", name="epoch")[0]) + 1
         self.killed = jobs.agreed(link, lambda: fence(root, self.epoch) if self.leads else [], "fence the epoch before")
         self.pulse = Pulse(root, self.epoch, link.rank, link.size, Limits(config.fault.frozen, config.fault.hung))
@@ -192,12 +199,13 @@ class Protection:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _keep(self, shard: int, role: str, state: State, record: Record) -> Keeper:
-        keeper = Keeper(self.folder(shard, role))
+        keeper = Keeper(self.folder(shard, role), seal_bytes=self.config.fault.seal)
         keeper.begin(state, record)
         return keeper
 
     def pledge(self) -> list[float]:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
+        crash.point("learned")
         return [float(self._digest), float(self._own is not None and self._own.due)]
 
     def heard(self, table: Array) -> None:
@@ -249,6 +257,9 @@ class Protection:
                 keeper.close()
         if done:
             self.link.barrier(name="memory given back")
+            marker = os.environ.get("ENGINE_DONE_FILE")
+            if marker and self.link.rank == 0:
+                Path(marker).write_text(json.dumps({"epoch": self.epoch, "step": self._committed}))
             if self.leads:
                 shutil.rmtree(self.root, ignore_errors=True)
 

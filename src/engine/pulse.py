@@ -139,8 +139,18 @@ def fence(root: Path, epoch: int, wait_s: float = 5.0) -> list[int]:
     return [pid for pid, _ in killed]
 
 
-def die_with_parent() -> None:
-    """SIGKILL for this process when its parent, the launcher's daemon, dies: no rank outlives its launcher."""
+def fenced(root: Path) -> int:
+    """The epoch that may write on this host; 0 where there was none."""
+    try:
+        return int(np.fromfile(root / "fence", np.int64)[0])
+    except (OSError, IndexError):
+        return 0
+
+
+def die_with_parent(size: int) -> None:
+    """SIGKILL for this process when its parent, the launcher's daemon, dies: no rank of several outlives its launcher."""
+    if size == 1:
+        return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

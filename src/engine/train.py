@@ -152,7 +152,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened.close()
     link.barrier(name="end of run")
     if shield is not None:
-        shield.close(done=not stopped.startswith("SIG") or bool(config.checkpoint.dir))
+        shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
         error = Preempted(f"stopped by {stopped} after {job.clock.rows} rows{kept}", fix="start again with --resume")
