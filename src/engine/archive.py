@@ -32,5 +32,6 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     if config.fault.memory == "off":
         raise ConfigError("engine run --supervise: expected fault.memory auto or on, found off", fix="leave that setting out")
     limits = Limits(config.fault.frozen, config.fault.hung)
-    return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi), args.ranks, name_of(config.checkpoint.dir), args.on_loss,
-                    args.restarts, args.timeout, config.checkpoint.resume == "never", bool(config.checkpoint.dir), limits, config.fault.folder))
+    where = config.checkpoint.dir
+    return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi), args.ranks, name_of(where), args.on_loss, args.restarts,
+                    args.timeout, config.checkpoint.resume == "never", bool(where), limits, config.fault.folder))

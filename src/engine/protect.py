@@ -236,8 +236,9 @@ class Protection:
             self._digest = (keys << 26 ^ values ^ job.clock.step) & DIGEST
         else:
             self._digest = job.clock.step & DIGEST
-        record = Record(job.clock.step, self._own.version, tuple(self._changes(job)), self._meta(job), self.epoch, self._digest,
-                        self.link.rank, self.link.size)
+        changes, meta = tuple(self._changes(job)), self._meta(job)
+        record = Record(job.clock.step, self._own.version, changes, meta, self.epoch, self._digest, self.link.rank,
+                        self.link.size)
         self._own.append(record)
         crash.point("own")
         if any(self.guards):
@@ -359,6 +360,8 @@ def _taken(data: Array, rows: Array) -> Array:
 
 def _differing(old: Array, new: Array) -> Array:
     """Rows whose bytes differ, uint32 ascending."""
+    if not new.size:
+        return np.zeros(0, np.uint32)
     if new.ndim > 1:
         width = new.nbytes // max(1, len(new))
         a, b = (np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8).reshape(len(x), width) for x in (old, new))

@@ -38,8 +38,8 @@ Make = Callable[[int], tuple[list[str], dict[str, str]]]
 
 @dataclass
 class Plan:
-    """What to run. `make(ranks)` -> the launcher's line and environment. `on_loss`: same, shrink or grow by one rank. `keeps`: node
-    memory is kept where the run is given up, because the same command finds it again.
+    """What to run. `make(ranks)` -> the launcher's line and environment. `on_loss`: same, shrink or grow by one rank.
+    `keeps`: node memory is kept where the run is given up, because the same command finds it again.
     """
 
     make: Make
