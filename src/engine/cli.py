@@ -115,6 +115,15 @@ def init(args: argparse.Namespace, guard: Any) -> int:
     return 0
 
 
+@verb
+def embed(args: argparse.Namespace, guard: Any) -> int:
+    from engine import lib
+
+    for kind in [kind for kind in lib.KINDS if getattr(args, kind)] or lib.KINDS:
+        print(lib.text(kind))
+    return 0
+
+
 def configured(args: argparse.Namespace) -> Any:
     """The resolved configuration of a learning verb."""
     from engine.config import resolve
@@ -160,6 +169,11 @@ def parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("doctor", help="what this machine has, and what to mend")
     for p in (look, check):
         p.add_argument("--json", action="store_true")
+    kit = verbs.add_parser("embed", help="what a C, C++ or Fortran solver is compiled and run with (docs/embed.md)")
+    for flag, about in (("cflags", "flags of the compiler"), ("libs", "flags of the linker"), ("env", "environment, for eval"),
+                        ("fortran", "the module's source"), ("cmake", "folder of engineConfig.cmake"),
+                        ("pkgconfig", "folder of engine.pc")):
+        kit.add_argument(f"--{flag}", action="store_true", help=about)
     script = verbs.add_parser("init", help="write a commented job script")
     script.add_argument("scheduler", choices=("slurm", "pbs"))
     script.add_argument("-o", "--output", default="")
