@@ -19,8 +19,8 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
         raise ConfigError("engine run --supervise: expected a verb or a launcher's line, found nothing",
                           fix="for example: engine run --supervise -n 4 train data.csv")
     if rest[0] not in verbs:
-        return run(Plan(foreign(rest), args.ranks, name_of(""), args.on_loss, args.restarts, args.timeout))
-    if not args.ranks:
+        return run(Plan(foreign(rest), args.ranks or 1, name_of(""), args.on_loss, args.restarts, args.timeout))
+    if args.ranks is None:
         raise ConfigError("engine run: expected -n N, found no number of ranks",
                           fix="for example: engine run --supervise -n 4 train data.csv")
     if rest[0] != "train":

@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"engine {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     run = verbs.add_parser("run", help="start a verb on N ranks: engine run -n 4 train …")
-    run.add_argument("-n", type=int, default=0, dest="ranks", metavar="N", help="ranks")
+    run.add_argument("-n", type=int, dest="ranks", metavar="N", help="ranks")
     run.add_argument("--mpi", default="", metavar="PATH", help="the mpiexec to use")
     run.add_argument("--timeout", type=float, default=0.0, metavar="S", help="stop the run after S seconds")
     run.add_argument("--supervise", action="store_true", help="start again from node memory when ranks are lost")
@@ -240,7 +240,7 @@ def _run(args: argparse.Namespace) -> int:
     if not rest or rest[0] not in VERBS:
         raise ConfigError(f"engine run: expected a verb ({', '.join(VERBS)}), found {' '.join(rest[:1]) or 'nothing'}",
                           fix="for example: engine run -n 2 train data.csv")
-    if not args.ranks:
+    if args.ranks is None:
         raise ConfigError("engine run: expected -n N, found no number of ranks", fix="add -n N before the verb")
     parse(rest)
     return run(args.ranks, rest, mpi=args.mpi, timeout_s=args.timeout)
