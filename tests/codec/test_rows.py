@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.codec import pack
+from engine.codec.delta import delta_encode
 from engine.codec.frame import DTYPES, decode_frame, numpy_dtype
 from engine.codec.rows import PACKED, RAW, SERIES, rows_decode, rows_encode
 from engine.errors import FrameError
@@ -130,11 +131,13 @@ def test_damage_is_refused():
 
 
 def test_bad_arguments():
-    for columns, said in [({"a": np.zeros(3), "b": np.zeros(4)}, r"a \[3\], b \[4\]"), ({"a": np.zeros((2, 2, 2))}, "expected arrays"),
-                          ({"a": np.zeros(3, complex)}, "dtype complex"), ({"a": np.zeros(3, "S4")}, "dtype")]:  # fmt: skip
+    for columns, said in [
+        ({"a": np.zeros(3), "b": np.zeros(4)}, r"a \[3\], b \[4\]"),
+        ({"a": np.zeros((2, 2, 2))}, "expected arrays"),
+        ({"a": np.zeros(3, complex)}, "dtype complex"),
+        ({"a": np.zeros(3, "S4")}, "dtype"),
+    ]:
         with pytest.raises(ValueError, match=said):
             rows_encode(columns)
     with pytest.raises(FrameError, match="frame of rows"):
-        from engine.codec.delta import delta_encode
-
         rows_decode(delta_encode(np.zeros(3), None))
