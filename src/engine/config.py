@@ -122,6 +122,22 @@ class Checkpoint:
 
 
 @dataclass
+class Fault:
+    """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    of journal before images are brought forward.
+    """
+
+    memory: str = "auto"
+    folder: str = "/dev/shm"
+    copies: int = 1
+    ranks_per_node: int = 0
+    frozen: float = 0.5
+    hung: float = 300.0
+    seal: int = 4 << 20
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -154,6 +170,7 @@ class Config:
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
 
@@ -180,9 +197,11 @@ CHOICES = {
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
+    "fault.memory": ("auto", "on", "off"),
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1}
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
