@@ -1,4 +1,4 @@
-"""The codecs of libengine.so without Python: the same frames as engine.codec, byte for byte, both ways; nothing else is read."""
+"""The codecs of libengine.so without Python: the same frames as engine.codec, byte for byte, both ways."""
 import ctypes
 import os
 import subprocess
