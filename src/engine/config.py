@@ -159,6 +159,22 @@ class Checkpoint:
 
 
 @dataclass
+class Fault:
+    """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    of journal before images are brought forward.
+    """
+
+    memory: str = "auto"
+    folder: str = "/dev/shm"
+    copies: int = 1
+    ranks_per_node: int = 0
+    frozen: float = 0.5
+    hung: float = 300.0
+    seal: int = 4 << 20
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -167,6 +183,16 @@ class Run:
     quiet: bool = False
     json: bool = False
     seed: int = 0
+
+
+@dataclass
+class Embed:
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+
+    width: int = 0
+    asynchronous: bool = False
+    queue: int = 4
+    full: str = "wait"
 
 
 @dataclass
@@ -184,7 +210,9 @@ class Config:
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
+    embed: Embed = field(default_factory=Embed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -208,26 +236,29 @@ CHOICES = {
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
-    "checkpoint.resume": ("auto", "must", "never"),
+    "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
+    "fault.memory": ("auto", "on", "off"),
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
-def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+    """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
 
     >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
     'pa1'
     """
     config = Config()
-    if path is not None:
-        for section, values in _read(Path(path)).items():
+    if path is not None or text:
+        where = "the given text" if path is None else str(path)
+        for section, values in (_parsed(text, where) if path is None else _read(Path(path))).items():
             if not isinstance(values, dict):
-                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=where)
             for key, value in values.items():
-                _set(config, f"{section}.{key}", value, str(path))
+                _set(config, f"{section}.{key}", value, where)
     for name, text in sorted((os.environ if env is None else env).items()):
         match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
         if match:
@@ -242,11 +273,18 @@ def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return _parsed(path.read_text(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=where) from None
 
 
 def known() -> list[str]:

@@ -228,6 +228,13 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
     return state, ranges
 
 
+def views(job: loop.Job) -> State:
+    """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
+    model = job.team.models[0]
+    state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+
+
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
     """What stays the same from step to step: model, input, configuration, number of ranks."""
     return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),

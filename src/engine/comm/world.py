@@ -57,6 +57,8 @@ class World:
         self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
         self._side = self._comm.Dup()
         self._pairs = self._comm.Dup()
+        for ours in (self._comm, self._side, self._pairs):  # a host's own handler may end the program
+            ours.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.timeout_s, self._watch, self._absent = timeout_s, watch or nullcontext, absent
         self.sent = self.received = 0
