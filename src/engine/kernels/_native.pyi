@@ -151,7 +151,6 @@ def parity_dot(
     matrix: Codes, data: Sequence[Codes], out: Sequence[Codes], keep: bool = False, *, isa: str = "",
 ) -> None: ...
 
-<<<<<<< HEAD
 # factor
 def factor_predict(
     block: F32, loss: str, numbers: list[float], factors: int, fields: int, indptr: NDArray[np.int64], keys: U32,
@@ -175,7 +174,6 @@ class Tree:
         hits: NDArray[np.uint8], split: bool,
     ) -> None: ...
     def attempt(self) -> int: ...
-=======
 # delta: bodies in kernels/plain/delta.py
 def delta_encode(
     kind: int, now: Codes, base: Codes | None, previous: Codes | None, beta: float, bound: float, fast: bool, chunk: int,
@@ -189,4 +187,3 @@ def delta_decode(
 def hash_bytes(data: Bytes, first: int = 0, *, isa: str = "") -> int: ...
 def series_encode(kind: int, data: Codes, bound: float, out: Codes, *, isa: str = "") -> int: ...
 def series_decode(kind: int, data: Codes, out: Codes, *, isa: str = "") -> None: ...
->>>>>>> main
