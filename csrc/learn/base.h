@@ -4,8 +4,6 @@
 
 namespace engine::learn::base {
 
-#define INLINE __attribute__((always_inline)) inline
-
 // A row as the passes read it: whole groups of four features in place, then what is left and the bias as one group more.
 struct Line {
     const std::uint32_t* keys;
@@ -92,9 +90,8 @@ INLINE void fetch_sides(const Table& t, const Track& track, const Four& f, int c
 }
 
 template <Learner L>
-INLINE Sums dot(const Table& t, const Line& r, std::uint32_t label, const Track* track) {
+INLINE Sums dot(const Table& t, const Line& r, std::uint32_t label, const Track* track, bool far) {
     F4 m = set(0), q = set(0);
-    const bool far = track && t.far;
     for (std::size_t i = 0; i < r.full; i += 4) {
         const Four f(r.keys + i, t, label);
         dot4<L>(t, f, r.values ? load(r.values + i) : set(1), m, q);
@@ -118,6 +115,8 @@ __attribute__((noinline)) inline void touch(Track& track, float* row, std::uint3
     std::memcpy(row + 3, &mark, 4);
 }
 
+INLINE void add(const Track& track, const float* row, float g) { track.side[4 * std::size_t(mark_of(row)) - 1] += g; }
+
 template <Learner L>
 INLINE void change(const Pace& c, const Table& t, Track* track, const Four& f, F4 g, F4 x, int count) {
     float* const row[4] = {f.row(t, 0), f.row(t, 1), f.row(t, 2), f.row(t, 3)};
@@ -128,7 +127,7 @@ INLINE void change(const Pace& c, const Table& t, Track* track, const Four& f, F
             for (int l = 0; l < count; ++l) touch(*track, row[l], f.at[l]);
             mark = f.column(t, 3);
         }
-        for (int l = 0; l < count; ++l) track->side[4 * std::size_t(mark_of(row[l])) - 1] += g[l];
+        for (int l = 0; l < count; ++l) add(*track, row[l], g[l]);
     }
     advance<L>(c, w, a, n, g, x);
     transpose(w, a, n, mark);
@@ -148,22 +147,23 @@ __attribute__((noinline)) void change_in_turn(const Pace& c, const Table& t, Tra
 }
 
 template <Learner L>
-INLINE void update(const Pace& c, const Table& t, Track* track, const Line& r, std::uint32_t label, float coefficient) {
-    const F4 k = set(coefficient);
-    for (std::size_t i = 0; i < r.full; i += 4) {
-        const Four f(r.keys + i, t, label);
-        const F4 x = r.values ? load(r.values + i) : set(1);
-        if (__builtin_expect(f.twice(), 0)) change_in_turn<L>(c, t, track, f, k * x, x, 4);
-        else change<L>(c, t, track, f, k * x, x, 4);
-    }
-    if (!r.count) return;
-    const Four f(r.at, t, label);
-    if (__builtin_expect(f.twice(r.count), 0)) change_in_turn<L>(c, t, track, f, k * r.x, r.x, r.count);
-    else change<L>(c, t, track, f, k * r.x, r.x, r.count);
+INLINE void change_any(const Pace& c, const Table& t, Track* track, const Four& f, F4 g, F4 x, int count) {
+    if (__builtin_expect(f.twice(count), 0)) change_in_turn<L>(c, t, track, f, g, x, count);
+    else change<L>(c, t, track, f, g, x, count);
 }
 
 template <Learner L>
-inline Pace pace(const Rule& r, const double* clock) {
+INLINE void update(const Pace& c, const Table& t, Track* track, const Line& r, std::uint32_t label, float coefficient) {
+    const F4 k = set(coefficient);
+    for (std::size_t i = 0; i < r.full; i += 4) {
+        const F4 x = r.values ? load(r.values + i) : set(1);
+        change_any<L>(c, t, track, Four(r.keys + i, t, label), k * x, x, 4);
+    }
+    if (r.count) change_any<L>(c, t, track, Four(r.at, t, label), k * r.x, r.x, r.count);
+}
+
+template <Learner L>
+INLINE Pace pace(const Rule& r, const double* clock) {
     float rate = r.rate;
     if constexpr (L == Learner::ftrl) rate = 1.f / r.rate;
     if constexpr (L == Learner::sgd) rate = static_cast<float>(r.rate * power_lane(clock[0], r.power));
@@ -172,15 +172,18 @@ inline Pace pace(const Rule& r, const double* clock) {
     return {set(rate), set(r.beta), set(r.l1), set(r.l2)};
 }
 
-inline float target(const Table& t, float y, std::uint32_t label) {
+INLINE float target(const Table& t, float y, std::uint32_t label) {
     return t.classes == 1 ? y : (y == static_cast<float>(label) ? 1.f : 0.f);
 }
 
-inline void fetch(const Table& t, const Rows& rows, std::size_t i) {
+INLINE void fetch(const Table& t, const Rows& rows, std::size_t i) {
     if (i >= rows.count || rows.x) return;
     for (auto k = rows.indptr[i]; k < rows.indptr[i + 1]; ++k)
         __builtin_prefetch(t.block + 4 * std::size_t(rows.keys[k]) * t.classes, 1);
 }
+
+// Rows touched of a large block: below this they are in the cache whatever its size, and need no prefetch.
+constexpr std::size_t NEAR = 8192;
 
 template <Learner L>
 inline void predict(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, float* scores) {
@@ -188,7 +191,7 @@ inline void predict(const Rule& r, const Table& t, const Rows& rows, const Scrat
         if (t.far) fetch(t, rows, i + 2);
         const View v = view(t, rows, s, t.keys - (r.bias != 0), i);
         const Line row = line(v, t, r.bias);
-        for (std::uint32_t c = 0; c < t.classes; ++c) scores[i * t.classes + c] = dot<L>(t, row, c, nullptr).margin;
+        for (std::uint32_t c = 0; c < t.classes; ++c) scores[i * t.classes + c] = dot<L>(t, row, c, nullptr, false).margin;
     }
 }
 
@@ -208,7 +211,8 @@ inline std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
                          float* out, std::uint64_t* bad) {
     if constexpr (!Tracked) track = nullptr;
     for (; i < rows.count; ++i) {
-        if (t.far) fetch(t, rows, i + 2);
+        const bool far = t.far && (!Tracked || track->count > NEAR);
+        if (far) fetch(t, rows, i + 2);
         const View v = view(t, rows, s, t.keys - (r.bias != 0), i);
         if (Tracked && track->count + (v.count + 1) * t.classes > track->capacity) return i;
         float* scores = out + i * t.classes;
@@ -216,7 +220,7 @@ inline std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
         bool fine = true;
         const Line row = line(v, t, r.bias);
         for (std::uint32_t c = 0; c < t.classes; ++c) {
-            sums = dot<L>(t, row, c, track);
+            sums = dot<L>(t, row, c, track, Tracked && far);
             scores[c] = sums.margin;
             fine = fine && std::isfinite(sums.margin) && std::isfinite(sums.square);
         }
@@ -244,7 +248,5 @@ inline bool step(const Rule& r, const Table& t, Track* track, const std::uint32_
     }
     return true;
 }
-
-#undef INLINE
 
 }  // namespace engine::learn::base

@@ -104,7 +104,7 @@ inline int split(const Rule& whole, const Table& t, const Rows& rows, const Scra
             const View v = view(t, rows, s, t.keys, i);
             const Line row = line(v, t, r.bias);
             for (std::uint32_t c = 0; c < t.classes; ++c) {
-                const Sums part = dot<L>(t, row, c, nullptr);
+                const Sums part = dot<L>(t, row, c, nullptr, false);
                 *mine++ = part.margin, *mine++ = part.square;
             }
         }
