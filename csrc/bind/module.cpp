@@ -12,7 +12,9 @@ void bind_learn(py::module_&);
 void bind_entropy(py::module_&);
 void bind_quant(py::module_&);
 void bind_sparse(py::module_&);
+void bind_route(py::module_&);
 void bind_parity(py::module_&);
+void bind_delta(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -30,5 +32,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_entropy(m);
     bind_quant(m);
     bind_sparse(m);
+    bind_route(m);
     bind_parity(m);
+    bind_delta(m);
 }

@@ -1,20 +1,42 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Small hot array calls over rows: routing of keys, gather and scatter of rows."""
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+"""Small hot calls over rows: the owner of one key."""
+from libc.stdint cimport int16_t, int32_t, uint32_t, uint64_t
+
+ctypedef fused Rank:
+    int16_t
+    int32_t
 
 
-def route(const uint64_t[::1] keys, const int32_t[::1] owner, int32_t[::1] out):
-    """Owner of each key through the slot table: slot = top bits of key * golden ratio, `len(owner)` a power of two."""
-    cdef Py_ssize_t i
-    cdef int shift = 64
-    cdef Py_ssize_t slots = owner.shape[0]
-    if slots < 2 or slots & (slots - 1):
-        raise ValueError(f"route: expected a power of two of slots >= 2, found {slots}")
-    if out.shape[0] != keys.shape[0]:
-        raise ValueError(f"route: out has {out.shape[0]} places for {keys.shape[0]} keys")
-    while slots > 1:
-        slots >>= 1
-        shift -= 1
-    with nogil:
-        for i in range(keys.shape[0]):
-            out[i] = owner[(keys[i] * <uint64_t>0x9E3779B97F4A7C15) >> shift]
+cdef int find(uint64_t key, const Rank[::1] owner, const uint32_t[:, ::1] forks, int bits) noexcept nogil:
+    """As slots() of kernels/plain/route.py, of one key."""
+    cdef uint64_t h = (key ^ key >> 32) * <uint64_t>0x9E3779B97F4A7C15
+    cdef Py_ssize_t slot = h >> (64 - bits)
+    cdef int v = owner[slot]
+    h <<= bits
+    while v < 0:
+        slot = forks[~v, 0] + (h >> (64 - forks[~v, 1]))
+        h <<= forks[~v, 1]
+        v = owner[slot]
+    return v
+
+
+cdef class Router:
+    """`Router(owner, forks, bits)(key)`: the rank of one uint64 key, without making an array."""
+    cdef const int16_t[::1] narrow
+    cdef const int32_t[::1] wide
+    cdef const uint32_t[:, ::1] forks
+    cdef int bits
+    cdef bint short
+
+    def __init__(self, owner, const uint32_t[:, ::1] forks, int bits):
+        self.short = owner.dtype.itemsize == 2
+        if bits < 1 or owner.shape[0] < 1 << bits:
+            raise ValueError(f"Router: expected 2^{bits} slots, found {owner.shape[0]}")
+        if self.short:
+            self.narrow = owner
+        else:
+            self.wide = owner
+        self.forks, self.bits = forks, bits
+
+    def __call__(self, uint64_t key):
+        return find(key, self.narrow, self.forks, self.bits) if self.short else find(key, self.wide, self.forks, self.bits)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError, ShardError
 from engine.types import Array, Batch
 
-RULES = ("deal", "hash", "range", "random", "part")
+RULES = ("deal", "hash", "range", "random", "part", "window", "user")
+User = Callable[[Array, Batch, int], Array]
 
 
 def mixed(x: Array) -> Array:
@@ -22,6 +23,7 @@ def mixed(x: Array) -> Array:
 def row_key(batch: Batch, column: int | None) -> Array:
     """uint64 `(n,)`: the row's first key (sparse; 0 where it has none) or the bits of a dense column."""
     if batch.x is not None:
+        need_column(batch, column)
         value = np.ascontiguousarray(batch.x[:, column or 0]) + np.float32(0)  # -0 and 0 are one key
         return value.view(np.uint32).astype(np.uint64)
     assert batch.indptr is not None and batch.keys is not None
@@ -29,6 +31,13 @@ def row_key(batch: Batch, column: int | None) -> Array:
     full = np.diff(batch.indptr) > 0
     key[full] = batch.keys[batch.indptr[:-1][full]]
     return key
+
+
+def need_column(batch: Batch, column: int | None) -> None:
+    """DataError where a dense batch has no such column."""
+    if batch.x is not None and not 0 <= (column or 0) < batch.x.shape[1]:
+        raise DataError(f"the key column is missing: expected column {column or 0}, found {batch.x.shape[1]} columns",
+                        fix="name a column that the rows have: data.key=NAME")
 
 
 def owner(
@@ -42,11 +51,16 @@ def owner(
     key_column: int | None = None,
     bounds: Array | None = None,
     reader: int = 0,
+    time: Array | None = None,
+    window: float = 0.0,
+    user: User | None = None,
 ) -> Array:
     """int32 `(n,)`: the one rank of `size` that learns each row; `order` int64 `(n,)` is the global order.
 
     `deal`: blocks of `block_rows` in turn; `hash`: of `row_key`; `range`: `row_key` (a dense column by value) against
-    ascending `bounds` `(size - 1,)`; `random`: by (seed, order); `part`: `reader`, the rank that read the piece.
+    ascending `bounds` `(size - 1,)`; `random`: by (seed, order); `part`: `reader`, the rank that read the piece;
+    `window`: spans of `window` seconds of `time` (the event time, float64 `(n,)`; else of `order`, in rows) in turn;
+    `user`: what `user(order, batch, size)` says, held to be whole ranks of 0..size-1.
     """
     if rule == "deal":
         return (order // block_rows % size).astype(np.int32)
@@ -61,9 +75,38 @@ def owner(
     if rule == "range":
         if bounds is None or len(bounds) != size - 1:
             raise ConfigError(f"rule range: expected {size - 1} bounds, found {0 if bounds is None else len(bounds)}")
+        need_column(batch, key_column)
         value = batch.x[:, key_column or 0] if batch.x is not None else row_key(batch, None)
         return np.searchsorted(bounds, value, "right").astype(np.int32)
+    if rule == "window":
+        return windowed(order if time is None else time, window, size)
+    if rule == "user":
+        return told(user, order, batch, size)
     raise ConfigError(f"rule: expected one of {', '.join(RULES)}, found {rule!r}")
+
+
+def windowed(time: Array, window: float, size: int) -> Array:
+    """int32: spans of `window` in turn, so that rows of one span are together and spans spread evenly."""
+    if not window > 0:
+        raise ConfigError(f"rule window: expected a span above 0, found {window}", fix="set data.window, for example 60s")
+    if not np.isfinite(time).all():
+        bad = int(np.flatnonzero(~np.isfinite(time))[0])
+        raise DataError("rule window: a row has no time", where=f"row {bad} of the batch")
+    return (np.floor(np.asarray(time, np.float64) / window).astype(np.int64) % size).astype(np.int32)
+
+
+def told(user: User | None, order: Array, batch: Batch, size: int) -> Array:
+    """int32 of the user's own rule; ShardError where it names a shard that is not there, or not one for each row."""
+    if user is None:
+        raise ConfigError("rule user: expected a function (order, batch, size) -> shard of each row, found none")
+    found = np.asarray(user(order, batch, size))
+    if found.shape != (len(order),) or found.dtype.kind not in "iu":
+        raise ShardError(f"the user's rule: expected {len(order)} whole numbers, found {found.dtype} of shape {found.shape}")
+    bad = np.flatnonzero((found < 0) | (found >= size))
+    if len(bad):
+        raise ShardError(f"the user's rule: expected shards 0 to {size - 1}, found {found[bad[0]]}",
+                         where=f"row {int(order[bad[0]])}", fix="return a shard that exists; `size` is the number of them")
+    return found.astype(np.int32)
 
 
 def waves(pieces: int, reader: Callable[[int, int], int], size: int, start: int = 0) -> Iterator[range]:

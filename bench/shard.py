@@ -1,0 +1,90 @@
+"""Shards: routing beside hash formulas, resizing, balance of Zipf load, access to rows, live migration."""
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.machine import ROOT
+from bench.registry import Missing, Setting, case
+from bench.row import Row, row
+from bench.timing import paired
+from engine.kernels import _native
+from engine.shard import balance
+from engine.shard.ledger import Ledger
+from engine.types import Array
+
+FLAGS = ("-O3", "-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off", "-shared", "-fPIC")
+BITS, NODES, KEYS = 20, 10_000, 1 << 16
+
+
+@cache
+def formulas() -> ctypes.CDLL:
+    """bench/peers/place.cpp, built with the flags of our kernels."""
+    folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
+    try:
+        subprocess.run(["g++", *FLAGS, str(ROOT / "bench/peers/place.cpp"), "-o", str(folder / "place.so")],
+                       check=True, capture_output=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Missing(f"g++ could not build the hash formulas: {error}") from None
+    return ctypes.CDLL(str(folder / "place.so"))
+
+
+def keys(n: int, seed: int = 1) -> Array:
+    return np.random.default_rng(seed).integers(0, 1 << 63, n, dtype=np.uint64)
+
+
+def by_formula(name: str, data: Array, nodes: int) -> Callable[[], Any]:
+    call = getattr(formulas(), name)
+    out = np.empty(len(data), np.int32)
+    given = (ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(len(data)), ctypes.c_int32(nodes),
+             ctypes.c_void_p(out.ctypes.data))
+    return lambda: (call(*given), out)
+
+
+def routing(name: str, isa: str, bar: float) -> None:
+    @case("shard", name)
+    def rows(setting: Setting) -> Iterator[Row]:
+        """Nanoseconds a key through 2^20 slots to 10 000 ranks, beside jump hash, a ring of 256 points a node, rendezvous."""
+        ledger = Ledger(BITS, NODES)
+        live = ledger.live()
+        ledger.assign(live, np.random.default_rng(3).integers(0, NODES, len(live)))
+        data, out = keys(KEYS), np.empty(KEYS, np.int32)
+        formulas().ring_make(NODES, 256)
+
+        def ours() -> None:
+            _native.route(data, ledger.owner, ledger.forks, BITS, out, isa=isa)
+
+        for label, formula, n in (("jump hash", "jump", KEYS), ("ring-256", "ring_find", KEYS), ("rendezvous", "rendezvous", 256)):
+            pair = paired(ours, by_formula(formula, data[:n], NODES), setting.rounds, setting.seconds / 3)
+            mine, other = pair.ours.median() / KEYS * 1e9, pair.theirs.median() / n * 1e9
+            yield row(name, mine, "ns/key", label, other, mine / other, pair.spread(), {"value": f"<= {bar}"},
+                      slots=1 << BITS, nodes=NODES, best_ns=min(pair.ours.seconds("wall")) / KEYS * 1e9)
+
+
+routing("route.scalar", "base", 2)
+routing("route.batch", "", 1)
+
+
+@case("shard", "resize")
+def resize(setting: Setting) -> Iterator[Row]:
+    """Share of the keys that move when a rank joins or leaves, over 1/P; jump hash moves 1/P too, a modulus nearly all."""
+    data = keys(1 << 20)
+    for before, after in ((64, 65), (65, 64), (1000, 1001), (1001, 1000)):
+        ledger = Ledger(16, max(before, after))
+        ledger.assign(ledger.live(), np.arange(1 << 16) * before >> 16)
+        old = ledger.route(data)
+        ledger.assign(*balance.resize(ledger.owner[: 1 << 16].copy(), before, after))
+        moved = float(np.mean(ledger.route(data) != old))
+        formula = [by_formula("jump", data, n)()[1].copy() for n in (before, after)]
+        load = np.bincount(ledger.route(data), minlength=after)[:after]
+        yield row("resize", moved * min(before, after), "moved x P", "jump hash",
+                  float(np.mean(formula[0] != formula[1])) * min(before, after), bars={"value": "<= 1.05"},
+                  ranks=f"{before} to {after}", modulo=float(np.mean(data % before != data % after)) * min(before, after),
+                  imbalance=float(load.max() / load.mean()))
