@@ -22,7 +22,8 @@ MAY = {
     "cluster": CORE,
 }
 TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
-       "modes"}
+       "embed", "insitu", "lib", "sklearn", "river", "torch",
+       "protect", "pulse", "supervise", "archive", "modes"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }
@@ -85,7 +86,7 @@ def broken_walls(root):
 
 
 def sources(root):
-    return sorted(path for path in (root / "csrc").rglob("*") if path.suffix in {".h", ".cpp"})
+    return sorted(path for path in (root / "csrc").rglob("*") if path.suffix in {".h", ".hpp", ".cpp", ".f90"})
 
 
 def broken_sizes(root):

@@ -27,6 +27,9 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         return loop.run(job)
     if job.link.size == 1:
         return loop.run(job)  # threads of one rank share a clock
+    if job.keeper is not None:
+        raise ConfigError(f"exchange.mode={mode}: copies in node memory are kept step by step, in lock-step",
+                          fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
     if mode == "ssp":
         from engine.modes.stale import Stale
 

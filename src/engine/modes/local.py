@@ -29,6 +29,7 @@ class Outer:
 
     def __call__(self, job: loop.Job, update: Update, table: Array) -> None:
         total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+        job.merged = total
         job.team.merge(total, job.workers)
         if self.anchor is None or self.speed is None or total.keys is None:
             return
