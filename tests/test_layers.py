@@ -21,7 +21,7 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__"}
+TOP = {"shards", "job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }
