@@ -16,6 +16,7 @@ void bind_route(py::module_&);
 void bind_table(py::module_&);
 void bind_serve(py::module_&);
 void bind_parity(py::module_&);
+void bind_delta(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -37,4 +38,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_table(m);
     bind_serve(m);
     bind_parity(m);
+    bind_delta(m);
 }

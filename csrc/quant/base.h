@@ -5,8 +5,6 @@
 
 namespace engine::quant::LANES {
 
-static inline constexpr float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, nearest even
-
 // x = g + e, or e alone where that is not finite; counts the latter.
 INLINE F take(const float* g, const float* e, I& bad) {
     const F old = load<F>(e);
@@ -35,16 +33,14 @@ INLINE std::size_t total(const I& bad) {
     return sum;
 }
 
-// (k + 1/2) / 65536 - 1/2 from k in bits 7..22: exact, made in the mantissa of a float in [1, 2).
-INLINE F dither(U k) { return as<F>((k & 0x7fff80u) | 0x3f800000u) - (1.5f - .5f / 65536); }
+INLINE I larger(I a, I b) { return a > b ? a : b; }
 
-INLINE U mix(U x, std::uint32_t key) {
+INLINE U mix(U x, std::uint32_t high) {  // two 16-bit draws: the upper half, and the lower half with the upper folded in
     x ^= x >> 16;
     x *= 0x7feb352du;
-    x += key;
+    x += high;
     x ^= x >> 15;
-    x *= 0x846ca68bu;
-    return x ^ x >> 16;
+    return x * 0x846ca68bu;
 }
 
 template <int mode>
@@ -55,66 +51,70 @@ template <int mode>
 INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t real, std::uint8_t* out, Key key, I& bad) {
     constexpr float levels = width<mode> == 8 ? 127 : width<mode> == 4 ? 7 : 1;
     constexpr bool stochastic = mode == int2s || mode == int4s || mode == int8s, l1 = mode == sign || mode == ternary;
-    float scale = 0, inverse = 0, edge = 0;
-    for (;;) {  // measured without a store or a test for each; a block that is not finite is repaired and measured again
-        float top = 0;
-        if (l1) {
-            F lane[V64] = {};
-            for (std::size_t i = 0; i < m; i += 64)
-                for (int j = 0; j < V64; ++j) lane[j] += as<F>(as<I>(plus(g, e, i + j * W)) & 0x7fffffff);
-            top = tree(lane);
-        } else {
-            I lane[V64] = {};
-            for (std::size_t i = 0; i < m; i += 64)
-                for (int j = 0; j < V64; ++j) {
-                    const I a = as<I>(plus(g, e, i + j * W)) & 0x7fffffff;
-                    lane[j] = a > lane[j] ? a : lane[j];
-                }
-            std::int32_t most = 0;
-            for (int j = 0; j < V64; ++j)
-                for (int k = 0; k < W; ++k) most = lane[j][k] > most ? lane[j][k] : most;
-            top = as<float>(most);
+    float scale = 0, inverse = 0, edge = 0, top = 0;
+    F sum[l1 ? V64 : 1] = {};
+    I most{};
+    for (std::size_t i = 0; i < m; i += 64) {  // x to e, where the second pass finds it in L1
+        F x[V64];
+        I over{};
+        for (int j = 0; j < V64; ++j) {
+            x[j] = plus(g, e, i + j * W);
+            over = larger(over, as<I>(x[j]) & 0x7fffffff);
         }
-        if (g && !(top <= largest_float)) {
-            for (std::size_t i = 0; i < m; i += W) store(e + i, take(g + i, e + i, bad));
-            g = nullptr;
-            continue;
+        if (__builtin_expect(bits(0x7f7fffff - over) != 0, 0)) {
+            over = I{};
+            for (int j = 0; j < V64; ++j) {
+                x[j] = take(g ? g + i + j * W : g, e + i + j * W, bad);
+                over = larger(over, as<I>(x[j]) & 0x7fffffff);
+            }
         }
-        if (l1) {
-            scale = top / static_cast<float>(real);
-            if (!(scale <= largest_float)) scale = largest_float;
-        } else {
-            scale = top / levels;
-            if (top < smallest) scale = 0;
-            else inverse = levels / top;
-            if (stochastic && inverse > 0) inverse = below(below(inverse));  // |y| <= levels, so no dither rounds past it
-            if (scale * levels > largest_float) scale = below(scale);
+        most = larger(most, over);
+        for (int j = 0; j < V64; ++j) {
+            store(e + i + j * W, x[j]);
+            if (l1) sum[j] += as<F>(as<I>(x[j]) & 0x7fffffff);
         }
-        break;
+    }
+    if constexpr (l1) {
+        scale = tree(sum) / static_cast<float>(real);
+        if (!(scale <= largest_float)) scale = largest_float;
+    } else {
+        std::int32_t peak = 0;
+        for (int k = 0; k < W; ++k) peak = most[k] > peak ? most[k] : peak;
+        top = as<float>(peak);
+        scale = top / levels;
+        if (top < smallest) scale = 0;
+        else inverse = levels / top;
+        if (stochastic && inverse > 0) inverse = below(below(inverse));  // |y| <= levels, so no dither rounds past it
+        if (scale * levels > largest_float) scale = below(scale);
     }
     if (mode == ternary) {
         edge = scale * .7f;
-        F sum[V64] = {}, count[V64] = {};
+        F kept[V64] = {};
+        I count{};
         for (std::size_t i = 0; i < m; i += 64)
             for (int j = 0; j < V64; ++j) {
-                const F a = as<F>(as<I>(plus(g, e, i + j * W)) & 0x7fffffff);
-                const I on = a > edge;
-                sum[j] += as<F>(as<I>(a) & on);
-                count[j] += as<F>(as<I>(F{} + 1) & on);
+                const F a = as<F>(as<I>(load<F>(e + i + j * W)) & 0x7fffffff);
+                kept[j] = a > edge ? kept[j] + a : kept[j];
+                count = a > edge ? count + 1 : count;
             }
-        const float kept = tree(count);
-        scale = kept > 0 ? tree(sum) / kept : 0;
+        const std::size_t on = total(count);
+        scale = on ? tree(kept) / static_cast<float>(on) : 0;
         if (!(scale <= largest_float)) scale = largest_float;
     }
+    const float fine = stochastic ? inverse * 65536 : inverse;
+    U slot = static_cast<std::uint32_t>(key.counter / 2) + key.low + iota();
+    const std::uint32_t high = key.high + static_cast<std::uint32_t>(key.counter >> 33);
     for (std::size_t i = 0; i < m; i += 64) {
         I q[V64];
-        U draw[stochastic ? V64 / 2 : 1];
-        if (stochastic)
-            for (int j = 0; j < V64 / 2; ++j)
-                draw[j] = mix((static_cast<std::uint32_t>((key.counter + i) / 2 + static_cast<std::size_t>(j * W)) + iota()) ^ key.low,
-                              key.high + static_cast<std::uint32_t>((key.counter + i) >> 33));
+        I dither[stochastic ? V64 : 1];
+        if constexpr (stochastic)
+            for (int j = 0; j < V64 / 2; ++j, slot += W) {
+                const U x = mix(slot, high), top = x >> 16;
+                dither[j] = as<I>((x ^ top) & 0xffffu);
+                dither[j + V64 / 2] = as<I>(top);
+            }
         for (int j = 0; j < V64; ++j) {
-            const F x = plus(g, e, i + j * W);
+            const F x = load<F>(e + i + j * W);
             if (mode == sign) {
                 q[j] = as<I>(x);
                 store(e + i + j * W, x - as<F>((as<I>(x) & std::int32_t(0x80000000)) | as<I>(F{} + scale)));
@@ -123,11 +123,9 @@ INLINE float block_encode(const float* g, float* e, std::size_t m, std::size_t r
                 q[j] = on & (minus | 1);
                 store(e + i + j * W, x - as<F>(on & as<I>(__builtin_convertvector(q[j], F) * scale)));
             } else {
-                F y = x * inverse;
-                if (stochastic) y += dither(j < V64 / 2 ? draw[j] << 7 : draw[j - V64 / 2] >> 9);
-                const F r = y + magic;
-                q[j] = as<I>(r) - as<I>(F{} + magic);
-                store(e + i + j * W, x - (r - magic) * scale);
+                q[j] = round(x * fine);  // stochastic: in 65536ths, so that a dither of 16 bits is added as an integer
+                if (stochastic) q[j] = (q[j] + dither[j]) >> 16;
+                store(e + i + j * W, x - __builtin_convertvector(q[j], F) * scale);
             }
         }
         pack<width<mode>>(q, out + i / 8 * width<mode>);
@@ -146,6 +144,7 @@ std::size_t encode(const float* g, float* e, std::size_t n, std::size_t block, s
     }
     if (at == n) return sum;
     const std::size_t real = n - at, m = (real + 63) / 64 * 64;
+    if (real >= largest || m == 0) __builtin_unreachable();
     alignas(64) float x[largest], y[largest];
     std::memset(x + m - 64, 0, 256);
     std::memset(y + m - 64, 0, 256);

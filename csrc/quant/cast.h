@@ -11,18 +11,15 @@ template <int kind>
 INLINE I code(F x) {  // nearest even, saturating, subnormals kept
     using K = Format<kind>;
     I a = as<I>(x) & 0x7fffffff;
-    const I over = a > std::int32_t(K::top);
-    a = (over & std::int32_t(K::top)) | (a & ~over);
+    a = a > std::int32_t(K::top) ? I{} + std::int32_t(K::top) : a;
     I r = (a + ((1 << (K::shift - 1)) - 1) + ((a >> K::shift) & 1)) >> K::shift;
     if constexpr (K::bias != 127) {
         r -= (127 - K::bias) << (23 - K::shift);
         constexpr std::int32_t step = (127 + 23 + 1 - K::bias - (23 - K::shift)) << 23;  // 2^23 subnormal steps
-        const I small = a < ((128 - K::bias) << 23);
         const I low = as<I>(as<F>(a) + as<F>(I{} + step)) - step;
-        r = (small & low) | (r & ~small);
+        r = a < ((128 - K::bias) << 23) ? low : r;
     } else {
-        const I high = r > std::int32_t(K::top >> 16);
-        r = (high & std::int32_t(K::top >> 16)) | (r & ~high);
+        r = r > std::int32_t(K::top >> 16) ? I{} + std::int32_t(K::top >> 16) : r;
     }
     constexpr int top = kind == fp8 ? 7 : 15;
     return r | ((as<I>(x) >> 31) & (1 << top));
@@ -32,9 +29,13 @@ template <int kind>
 INLINE F value(I q) {
     using K = Format<kind>;
     constexpr int top = kind == fp8 ? 7 : 15;
-    const F a = as<F>((q & ((1 << top) - 1)) << K::shift);
-    const F v = K::bias == 127 ? a : a * as<F>(I{} + ((254 - K::bias) << 23));
-    return as<F>(as<I>(v) | (q & (1 << top)) << (31 - top));
+    I a = (q & ((1 << top) - 1)) << K::shift;
+    if constexpr (K::bias != 127) {  // a subnormal is made as 1.m * 2^(1 - bias) less 2^(1 - bias): float32 sees no denormal
+        constexpr std::int32_t first = (128 - K::bias) << 23;
+        const I normal = a + ((127 - K::bias) << 23);
+        a = a < 1 << 23 ? as<I>(as<F>(normal + (1 << 23)) - as<F>(I{} + first)) : normal;
+    }
+    return as<F>(a | (q & (1 << top)) << (31 - top));
 }
 
 template <class Item>
@@ -44,29 +45,43 @@ INLINE void put(void* out, std::size_t at, I q) {
     else store(static_cast<Item*>(out) + at, q);
 }
 
-// `make(x, q)` gives the residual of W elements and their codes; the last W go through a padded copy.
+// `make(x, q)` gives the residual of W elements and their codes; the last group of 64 goes through a padded copy.
 template <class Item, class Make>
-INLINE std::size_t sweep(const float* g, float* e, std::size_t n, void* out, Make make) {
-    I bad{}, q;
+INLINE void sweep_group(const float* g, float* e, Item* out, Make make, I& bad) {
+    F x[V64];
+    I over{};
+    for (int j = 0; j < V64; ++j) {
+        x[j] = plus(g, e, static_cast<std::size_t>(j * W));
+        over = larger(over, as<I>(x[j]) & 0x7fffffff);
+    }
+    if (__builtin_expect(bits(0x7f7fffff - over) != 0, 0))
+        for (int j = 0; j < V64; ++j) x[j] = take(g ? g + j * W : g, e + j * W, bad);
+    for (int j = 0; j < V64; ++j) {
+        I q;
+        store(e + j * W, make(x[j], q));
+        put<Item>(out, static_cast<std::size_t>(j * W), q);
+    }
+}
+
+template <class Item, class Make>
+INLINE std::size_t sweep(const float* g, float* e, std::size_t n, void* to, Make make) {
+    Item* out = static_cast<Item*>(to);
     std::size_t at = 0, sum = 0;
-    while (at + W <= n) {
+    while (at + 64 <= n) {  // lanes of the count are emptied before they can overflow
         const std::size_t stop = n - at > (1u << 20) ? at + (1u << 20) : n;
-        for (; at + W <= stop; at += W) {
-            store(e + at, make(take(g ? g + at : g, e + at, bad), q));
-            put<Item>(out, at, q);
-        }
+        I bad{};
+        for (; at + 64 <= stop; at += 64) sweep_group(g ? g + at : g, e + at, out + at, make, bad);
         sum += total(bad);
-        bad = I{};
     }
     if (at == n) return sum;
-    float x[W] = {}, y[W] = {};
-    Item last[W];
+    alignas(64) float x[64] = {}, y[64] = {};
+    Item last[64];
+    I bad{};
     std::memcpy(y, e + at, (n - at) * 4);
     if (g) std::memcpy(x, g + at, (n - at) * 4);
-    store(y, make(take(g ? x : g, y, bad), q));
-    put<Item>(last, 0, q);
+    sweep_group(g ? x : g, y, last, make, bad);
     std::memcpy(e + at, y, (n - at) * 4);
-    std::memcpy(static_cast<Item*>(out) + at, last, (n - at) * sizeof(Item));
+    std::memcpy(out + at, last, (n - at) * sizeof(Item));
     return sum + total(bad);
 }
 
@@ -83,8 +98,8 @@ void widen(const void* in, std::size_t n, float* acc) {
     using Item = typename Format<kind>::Item;
     const auto* item = static_cast<const Item*>(in);
     auto get = [](const Item* p) __attribute__((always_inline)) {
-        if constexpr (sizeof(Item) == 1) return __builtin_convertvector(load<UB>(p), I);
-        else return __builtin_convertvector(load<UH>(p), I);
+        if constexpr (sizeof(Item) == 1) return bytes(p);
+        else return halves(p);
     };
     std::size_t at = 0;
     for (; at + W <= n; at += W) store(acc + at, load<F>(acc + at) + value<kind>(get(item + at)));
@@ -103,9 +118,8 @@ std::size_t shared(const float* g, float* e, std::size_t n, float inverse, float
         F y = x * inverse;
         y = y > levels ? F{} + levels : y;
         y = y < -levels ? F{} - levels : y;
-        const F r = y + magic;
-        q = as<I>(r) - as<I>(F{} + magic);
-        return x - (r - magic) * scale;
+        q = round(y);
+        return x - __builtin_convertvector(q, F) * scale;
     });
 }
 
@@ -114,7 +128,7 @@ inline void quantise(const float* x, std::size_t n, float inverse, float zero, s
         F y = load<F>(p) * inverse + zero;
         y = y > 0.f ? y : F{};  // NaN becomes 0
         y = y > 255.f ? F{} + 255.f : y;
-        return as<I>(y + magic) - as<I>(F{} + magic);
+        return round(y);
     };
     std::size_t at = 0;
     for (; at + W <= n; at += W) narrow(out + at, make(x + at));

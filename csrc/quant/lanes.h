@@ -7,9 +7,6 @@ using F = float __attribute__((vector_size(W * 4)));
 using I = std::int32_t __attribute__((vector_size(W * 4)));
 using U = std::uint32_t __attribute__((vector_size(W * 4)));
 using H = std::int16_t __attribute__((vector_size(W * 2)));
-using B = std::int8_t __attribute__((vector_size(W)));
-using UH = std::uint16_t __attribute__((vector_size(W * 2)));
-using UB = std::uint8_t __attribute__((vector_size(W)));
 static inline constexpr int V64 = 64 / W;
 static inline constexpr float largest_float = 3.40282347e38f, smallest = 1e-30f;
 
@@ -42,7 +39,7 @@ INLINE void pack(const I (&q)[V64], std::uint8_t* out) {
             std::memcpy(out + j * W / 8, &word, 2);
         }
     } else if constexpr (w == 8) {
-        for (int j = 0; j < V64; ++j) narrow(out + j * W, q[j]);
+        narrow64(out, q);
     } else {
         constexpr int planes = 8 / w, per = 16 / W;
         for (int part = 0; part < w / 2; ++part)
@@ -59,12 +56,12 @@ INLINE void unpack(const std::uint8_t* in, I (&q)[V64]) {
     if constexpr (w == 1) {
         for (int j = 0; j < V64; ++j) q[j] = spread(in, j);
     } else if constexpr (w == 8) {
-        for (int j = 0; j < V64; ++j) q[j] = __builtin_convertvector(load<B>(in + j * W), I);
+        for (int j = 0; j < V64; ++j) q[j] = bytes(in + j * W);
     } else {
         constexpr int planes = 8 / w, per = 16 / W;
         for (int part = 0; part < w / 2; ++part)
             for (int k = 0; k < per; ++k) {
-                const I sum = __builtin_convertvector(load<UB>(in + part * 16 + k * W), I);
+                const I sum = bytes(in + part * 16 + k * W);
                 for (int p = 0; p < planes; ++p) q[(part * planes + p) * per + k] = sum << (32 - w - p * w) >> (32 - w);
             }
     }

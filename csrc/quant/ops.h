@@ -7,7 +7,7 @@ namespace engine::quant {
 
 inline constexpr std::size_t group = 64, largest = 4096;  // a block is a multiple of `group`, at most `largest`
 
-struct Key {  // of the counter generator: from (seed, step, stream); `counter` is the first element of the call
+struct Key {  // of the counter generator: from (seed, step, stream); `counter`, the first element of the call, a multiple of 64
     std::uint32_t low, high;
     std::uint64_t counter;
 };

@@ -74,6 +74,22 @@ class Model:
 
 
 @dataclass
+class Mlp:
+    """Options of `model.kind=mlp`: units of each hidden layer (at most 3 layers), relu or tanh."""
+
+    hidden: Names = ("128",)
+    activation: str = "relu"
+
+
+@dataclass
+class Update:
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+
+    chain: str = ""
+    batch: int | None = None
+
+
+@dataclass
 class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
@@ -106,6 +122,22 @@ class Checkpoint:
 
 
 @dataclass
+class Fault:
+    """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    of journal before images are brought forward.
+    """
+
+    memory: str = "auto"
+    folder: str = "/dev/shm"
+    copies: int = 1
+    ranks_per_node: int = 0
+    frozen: float = 0.5
+    hung: float = 300.0
+    seal: int = 4 << 20
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -117,16 +149,30 @@ class Run:
 
 
 @dataclass
+class Embed:
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+
+    width: int = 0
+    asynchronous: bool = False
+    queue: int = 4
+    full: str = "wait"
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
+    mlp: Mlp = field(default_factory=Mlp)
+    update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
+    embed: Embed = field(default_factory=Embed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -150,26 +196,29 @@ CHOICES = {
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
-    "checkpoint.resume": ("auto", "must", "never"),
+    "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
+    "fault.memory": ("auto", "on", "off"),
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
-def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+    """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
 
     >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
     'pa1'
     """
     config = Config()
-    if path is not None:
-        for section, values in _read(Path(path)).items():
+    if path is not None or text:
+        where = "the given text" if path is None else str(path)
+        for section, values in (_parsed(text, where) if path is None else _read(Path(path))).items():
             if not isinstance(values, dict):
-                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=where)
             for key, value in values.items():
-                _set(config, f"{section}.{key}", value, str(path))
+                _set(config, f"{section}.{key}", value, where)
     for name, text in sorted((os.environ if env is None else env).items()):
         match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
         if match:
@@ -184,11 +233,18 @@ def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return _parsed(path.read_text(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=where) from None
 
 
 def known() -> list[str]:

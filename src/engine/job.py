@@ -22,6 +22,7 @@ from engine.source.ahead import Ahead
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.update import policy as policies
 from engine.watch.meter import Meter
 
 WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
@@ -117,10 +118,10 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(config.model.kind, {})
+    options = sections["model"] | sections.get(config.model.kind, {}) | {"batch": config.update.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed, memory))
+        config.run.seed, policies.parse(config.update.chain or "adam"), memory))
 
 
 def rhythm(config: Config) -> str:
@@ -196,21 +197,41 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
 def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     """A checkpoint of everything the job needs to go on as if it had not stopped."""
     link, step = job.link, job.clock.rows
-    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
-    ranges: dict[str, tuple[int, int, int]] = {}
-    for name, data in job.meter.state().items():
-        path = f"meter/{link.rank:06d}/{name}"
-        flat = data if data.ndim else data[None]
-        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    state, ranges = snapshot(job)
     part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
     place = position(job)
     parts = link.gather(part, name="checkpoint parts")
-    meta = {"engine": __version__, "match": matching(config, schema), "position": place, "ranks": link.size,
-            "clock": [job.clock.step, job.clock.rows], "label": job.label, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns),
-            "config": config.to_dict()}
+    meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
     agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
            if parts is not None else None, "commit checkpoint")
+
+
+def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
+    """All that is learned and counted, and the global rows of the blocks that only this rank has."""
+    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
+    ranges: dict[str, tuple[int, int, int]] = {}
+    for name, data in job.meter.state().items():
+        path = f"meter/{job.link.rank:06d}/{name}"
+        flat = data if data.ndim else data[None]
+        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    for thread, model in enumerate(job.team.models):
+        for name, block in (model.own() if hasattr(model, "own") else {}).items():
+            path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
+            state[path], ranges[path] = block, (0, len(block.data), len(block.data))
+    return state, ranges
+
+
+def views(job: loop.Job) -> State:
+    """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
+    model = job.team.models[0]
+    state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+
+
+def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
+    """What stays the same from step to step: model, input, configuration, number of ranks."""
+    return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
 
 
 def position(job: loop.Job) -> dict[str, Any] | None:
@@ -224,7 +245,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", config.model.kind)) if name in sections
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", config.model.kind)) if name in sections
              for key, value in sorted(sections[name].items())}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
@@ -238,15 +259,34 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
             raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    adopt(job, state, meta)
+    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
+    """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+    _restore_own(job, state)
     if job.stage is not None:
         job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])
     step, rows = meta["clock"]
     job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
     job.label = float(meta["label"])
-    return {**meta, "problems": found.problems, "path": str(found.path)}
+
+
+def _restore_own(job: loop.Job, state: Mapping[str, Block]) -> None:
+    """Gives each replica what it held where their number is the same, else deals the parts to them in turn."""
+    parts: dict[str, State] = {}
+    for path, block in state.items():
+        if path.startswith("own/"):
+            _, rank, place, name = path.split("/", 3)
+            parts.setdefault(f"{rank}/{place}", {})[name] = block
+    held = [parts[name] for name in sorted(parts)]
+    for thread, model in enumerate(job.team.models):
+        if hasattr(model, "take"):
+            model.take(held[job.link.rank * len(job.team.models) + thread :: job.workers])
 
 
 def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> None:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -47,33 +48,41 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
         print(f"engine: {ranks} ranks on {cores} cores: each gets 1/{ranks / cores:.1f} of a core", file=sys.stderr)
-    asked: list[int] = []
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
         children: list[subprocess.Popen[bytes]] = []
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            asked.append(number)
-            if len(asked) == 1:
-                record.with_name("stop").write_text(signal.Signals(number).name)
-            for child in children:
-                child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
-
-        old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
-        children.append(child)
-        if asked:  # what came while the launcher was starting
-            child.send_signal(signal.SIGUSR1)
-        try:
-            code = child.wait(timeout_s or None)
-        except subprocess.TimeoutExpired:
-            asked.append(signal.SIGTERM)
-            code = _end(child)
-            print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        with forwarding(children, record) as asked:
+            child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+            children.append(child)
+            if asked:  # what came while the launcher was starting
+                child.send_signal(signal.SIGUSR1)
+            try:
+                code = child.wait(timeout_s or None)
+            except subprocess.TimeoutExpired:
+                asked.append(signal.SIGTERM)
+                code = _end(child)
+                print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
         return outcome(code, record, asked)
+
+
+@contextlib.contextmanager
+def forwarding(children: list[subprocess.Popen[bytes]], record: Path) -> Iterator[list[int]]:
+    """While inside, signals to us go on to the children; yields the list of those that came."""
+    asked: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            record.with_name("stop").write_text(signal.Signals(number).name)
+        for child in children:
+            child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
+
+    old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:

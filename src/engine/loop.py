@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,15 @@ def synchronous(job: Job, update: Update, table: Array) -> None:
     """The exchange of lock-step: the updates of all ranks are summed, and every replica takes the sum."""
     total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
     job.team.merge(total, job.workers)
+    job.merged = total
+
+
+class Keeper(Protocol):
+    """What keeps committed steps safe: says in each vote what it holds of the step before, hears all, then takes the next."""
+
+    def pledge(self) -> list[float]: ...
+    def heard(self, table: Array) -> None: ...
+    def commit(self, job: Job) -> None: ...
 
 
 class Team:
@@ -79,8 +88,8 @@ class Team:
 @dataclass
 class Job:
     """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
-    interval; `exchange`: how ranks then agree;
-    `stop()`: a signal's name or "".
+    interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
+    the exchange has one; `keeper`: what keeps each step safe, if anything does.
     """
 
     link: Link
@@ -93,6 +102,8 @@ class Job:
     clock: Clock = field(default_factory=Clock)
     stage: Pipeline | None = None
     exchange: Exchange = synchronous
+    merged: Update | None = None
+    keeper: Keeper | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     counts: Counts = field(default_factory=Counts)
@@ -123,6 +134,8 @@ def run(job: Job) -> Iterator[Event]:
     while True:
         tick = step(job, job.stream.take(job.k * len(job.team.models)))
         job.clock, actions = advance(job.clock, tick, job.rules)
+        if job.keeper is not None and tick.rows:
+            job.keeper.commit(job)
         for action in actions:
             yield Event(action, job.clock.step, job.clock.rows)
             if isinstance(action, Stop):
@@ -150,10 +163,13 @@ def step(job: Job, rows: Batch | None) -> Tick:
     table = sync.vote(
         job.link,
         [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
-         STOPS.index(job.stop()), time.monotonic() - job.began_s],
+         STOPS.index(job.stop()), time.monotonic() - job.began_s, *(job.keeper.pledge() if job.keeper else ())],
         error, name=f"step {job.clock.step + 1}",
     )
     voted = time.perf_counter()
+    if job.keeper is not None:
+        job.keeper.heard(table[:, 6:])
+    job.merged = None
     _score(job, rows, scores, table)
     if job.every_s:
         job.k, job.voted_s = pace(job.k, float(table[0, 5]) - job.voted_s, job.every_s), float(table[0, 5])

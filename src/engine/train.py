@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop
+from engine import __version__, loop, protect
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -136,9 +136,13 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     job = jobs.assemble(config, link, opened.schema, None)
     job.stop, job.beat = (lambda: guard.stop), guard.beat
     diary = Diary(config, link, title or config.data.source, opened.schema)
-    before = resume(job, config, opened.schema, diary)
+    shield = protect.start(config, link)
+    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
+    if shield is not None:
+        shield.begin(job, opened.schema)
+        job.keeper = shield
     stopped = ""
     for event in loop.run(job):
         stopped = carry_out(event, job, config, opened.schema, diary) or stopped
@@ -147,12 +151,26 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     job.team.close()
     opened.close()
     link.barrier(name="end of run")
+    if shield is not None:
+        shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
         error = Preempted(f"stopped by {stopped} after {job.clock.rows} rows{kept}", fix="start again with --resume")
         error.code = 130 if stopped == "SIGINT" else 75
         raise error
     return summary
+
+
+def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+    """What node memory held, where the run goes on from it: the newest committed step."""
+    before = None if shield is None else shield.recover(job, schema)
+    if before is not None:
+        for problem in before["problems"]:
+            diary.note(f"node memory: {problem}")
+            diary.event("damaged", job.clock.rows, what=problem)
+        diary.note(f"recovered step {job.clock.step} from node memory at row {job.clock.rows}")
+        diary.event("recovered", job.clock.rows, step=job.clock.step, path=before["path"], spent=before["spent"])
+    return before
 
 
 def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
@@ -224,7 +242,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith("meter/")})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

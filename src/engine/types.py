@@ -1,9 +1,9 @@
 """The dictionary: the nouns every room shares, and the protocols they meet by. No I/O, no MPI, no kernels."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,6 +208,66 @@ class Model(Protocol):
     def link(self, scores: Array) -> Array: ...
 
 
+class Net(Protocol):
+    """A model that gives gradients; `models.graded` makes a `Model` of it, on any number of ranks.
+
+    `theta` float32 `(P,)`: all parameters, changed in place by the owner of the net; `spans`: its named parts.
+    `forward(batch)` -> outputs float32 `(n, outputs)`, raw (logits, margins or values).  `pull(batch, slope)` -> the
+    sum over rows of slope_i . d outputs_i / d theta, float32 `(P,)`, for `slope` `(n, outputs)`; the buffer is the net's
+    and is valid until the next call.
+    """
+
+    theta: Array
+    spans: Mapping[str, slice]
+    outputs: int
+
+    def forward(self, batch: Batch) -> Array: ...
+    def pull(self, batch: Batch, slope: Array) -> Array: ...
+
+
+class Step(Protocol):
+    """One step as a policy sees it. `g` starts as the mean gradient of `rows` and ends, at the end of the chain, as the
+    change of `theta`; a policy reads and sets it.  `rows` may be exchanged before `g` is first read.
+
+    `number` counts this replica's steps from 0; `task` the tasks begun; `age`: rows other workers have learned since the
+    common base, estimated by this one's own; `seed`: of this replica; `live`: classes seen, None where there is one output.
+    """
+
+    g: Array
+    rows: Batch
+    theta: Array
+    spans: Mapping[str, slice]
+    number: int
+    task: int
+    age: float
+    seed: int
+    live: Array | None
+
+    def grad(self, rows: Batch) -> Array:
+        """Mean gradient of the loss over other rows, a copy."""
+        ...
+
+    def outputs(self, rows: Batch, theta: Array | None = None) -> Array:
+        """Raw outputs of rows, under other parameters where they are given, a copy."""
+        ...
+
+    def pull(self, rows: Batch, slope: Array) -> Array:
+        """As `Net.pull`, a copy."""
+        ...
+
+
+class Policy(NamedTuple):
+    """A link of a chain. `init(theta)` makes its state, `update(step, state)` changes `step.g` and the state's arrays.
+
+    State paths say how ranks merge: `mean/...` (base + mean change of the replicas), `sum/...` (base + all changes),
+    `own/...` (kept by each replica), `items/...` (kept by each, and dealt anew where the number of replicas changes;
+    first axis = items).
+    """
+
+    init: Callable[[Array], State]
+    update: Callable[[Step, State], None]
+
+
 Op = Literal["sum", "max", "min"]
 
 
@@ -261,6 +321,10 @@ class Link(Protocol):
 
     def gather(self, value: Any, *, root: int = 0, name: str) -> list[Any] | None:
         """Any picklable value of each rank, at `root`; None elsewhere."""
+        ...
+
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        """One-dimensional `data` goes to `target` -> what `source` sent here; targets and sources of all ranks pair up."""
         ...
 
     def barrier(self, *, name: str) -> None: ...

@@ -108,3 +108,13 @@ def test_alone_gives_back_copies():
     for found in (link.allreduce(data, name="a"), link.allgather(data, name="b")[0], link.vote(data, name="c")[0]):
         assert np.array_equal(found, data)
         assert found is not data
+
+
+def test_relay_in_process_is_checked_to_pair_up():
+    def work(link):
+        found = link.relay(np.full(link.rank, link.rank), target=(link.rank + 1) % 3, source=(link.rank - 1) % 3, name="ring")
+        return found.tolist()
+
+    assert on_ranks(3, work) == [[2, 2], [], [1]]
+    with pytest.raises(PeerError, match="expected to"):
+        on_ranks(3, lambda link: link.relay(np.zeros(1), target=0, source=0, name="all to 0"))

@@ -54,6 +54,11 @@ def test_every_operation(size, link):
         assert found[r].tolist() == [10 * r + me] * ((r + 2 * me) % 3)
     assert [len(p) for p in link.alltoall([np.empty(0, np.float64)] * size, name="nothing")] == [0] * size
 
+    for shift in range(size):
+        found = link.relay(np.arange(me * 50_000, dtype=np.float32), target=(me + shift) % size, source=(me - shift) % size,
+                           name="relay")
+        assert np.array_equal(found, np.arange((me - shift) % size * 50_000, dtype=np.float32))
+
     mine = np.array([me, -me, 1.0])
     ranks = np.arange(size)
     assert link.allreduce(mine, name="sum").tolist() == [ranks.sum(), -ranks.sum(), size]

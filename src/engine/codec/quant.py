@@ -12,6 +12,8 @@ from ..kernels.plain.quant import BITS, key_of, payload_size
 from ..types import Array
 from .base import Opened, State, floats, register, residual, seal
 
+BLOCKS = {"sign": 2304}  # elements a scale, else 1024: g and e of a block stay in 32 KiB of L1 between its two passes
+
 
 class Quant:
     """Codes of `mode` with a scale every `block` elements; stochastic modes (`..s`) draw from (seed, step, stream)."""
@@ -19,7 +21,7 @@ class Quant:
     def __init__(self, mode: str, block: int = 0, seed: int = 0, stream: int = 0) -> None:
         if mode not in BITS:
             raise ValueError(f"quant: mode {mode}, expected one of {', '.join(BITS)}")
-        self.mode, self.block = mode, block or (1024 if BITS[mode] > 2 else 4096)
+        self.mode, self.block = mode, block or BLOCKS.get(mode, 1024)
         self.seed, self.stream, self.unbiased = seed, stream, mode.endswith("s")
 
     def init(self, n: int) -> State:

@@ -38,6 +38,9 @@ class Alone:
     def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
         return data.copy()
 
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        return data.copy()
+
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
         return value
 
@@ -200,6 +203,13 @@ class Local:
         for other in found[1:]:
             _FOLD[op](total, other, out=total)
         return total
+
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        sent, to = self._swap(name, (data.copy(), target))[source]
+        if to != self.rank:
+            raise PeerError(f"rank {source} sends to {to}, expected to {self.rank}", where=f"rank {self.rank}, {name}")
+        self._count(data.nbytes * (target != self.rank), sent.nbytes * (source != self.rank))
+        return sent.copy()
 
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
         return copy.deepcopy(self._swap(name, value)[root])

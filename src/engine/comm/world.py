@@ -18,6 +18,7 @@ from engine.errors import PeerError
 from engine.types import Array, Op
 
 WHO_TAG = 7
+RELAY_TAG = 8
 SPIN_S = 0.002
 SLOW_BYTES_S = 2.5e8  # a transfer slower than this is waiting for somebody
 PIECE_BYTES = 1 << 30  # a longer message goes in pieces: counts of MPI 3 end at 2^31
@@ -56,6 +57,8 @@ class World:
         self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
         self._side = self._comm.Dup()
         self._pairs = self._comm.Dup()
+        for ours in (self._comm, self._side, self._pairs):  # a host's own handler may end the program
+            ours.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.timeout_s, self._watch, self._absent = timeout_s, watch or nullcontext, absent
         self.sent = self.received = 0
@@ -130,6 +133,19 @@ class World:
         self.sent += mine.nbytes
         self.received += mine.nbytes
         return total
+
+    def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
+        mine = np.ascontiguousarray(data)
+        size, theirs = np.array([mine.nbytes], np.int64), np.empty(1, np.int64)
+        sends = [self._comm.Isend([part, self._bytes], target, RELAY_TAG) for part in (size, mine)]
+        self._wait(self._comm.Irecv([theirs, self._bytes], source, RELAY_TAG), name)
+        found = np.empty(int(theirs[0]) // mine.dtype.itemsize, mine.dtype)
+        self._wait(self._comm.Irecv([found, self._bytes], source, RELAY_TAG), name, found.nbytes)
+        for request in sends:
+            self._wait(request, name, mine.nbytes)
+        self.sent += mine.nbytes * (target != self.rank)
+        self.received += found.nbytes * (source != self.rank)
+        return found
 
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
         data = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == root else np.empty(0, np.uint8)

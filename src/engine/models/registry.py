@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.types import Array, Model, Schema
+from engine.types import Array, Model, Policy, Schema
 
-HOME = {"linear": "linear"}  # kind -> module of this room, imported when it is first asked for
+# Module of this room for each kind, imported when it is first asked for.
+HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense"}
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a builder needs. `options`: the settings that were given, by name; `classes`: labels of a multi-class task,
-    else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `memory(rows)`: where
-    the rows of a linear model live, if not in its own memory.
+    else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `policy`: the chain of a model
+    that gives gradients; `memory(rows)`: where the rows of a linear model live, if not in its own memory.
     """
 
     schema: Schema
@@ -29,6 +30,7 @@ class Spec:
     merge: str = "owner"
     tracked: bool = True
     seed: int = 0
+    policy: Policy | None = None
     memory: Callable[[int], Array] | None = None
 
     def pick(self, *names: str) -> dict[str, Any]:

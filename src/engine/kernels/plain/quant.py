@@ -47,19 +47,18 @@ def take(g: Array | None, e: Array) -> tuple[Array, int]:
 
 
 def dither(count: int, key: int, counter: int) -> Array:
-    """float32 in (-1/2, 1/2): 16 bits an element, two to a hash; element i of a group of 64 shares one with i + 32."""
-    at = np.arange(count, dtype=np.uint64) + np.uint64(counter)
-    slot = at // 64 * 32 + at % 32
-    high = (key >> 32) + (at // 64 * 64 >> np.uint64(33))
-    x = slot.astype(np.uint32) ^ np.uint32(key & 0xFFFFFFFF)
-    x ^= x >> 16
+    """int32 in 0..65535, two to a hash: element i of a group of 64 shares one with i + 32.
+
+    `counter`: the first element of the block; the hash is of (slot, key), the slot's carry past 32 bits in the key.
+    """
+    at = np.arange(count, dtype=np.uint64)
+    slot = (at // 64 * 32 + at % 32 + np.uint64((counter // 2 + (key & 0xFFFFFFFF)) & 0xFFFFFFFF)).astype(np.uint32)
+    x = slot ^ slot >> 16
     x *= np.uint32(0x7FEB352D)
-    x += high.astype(np.uint32)
+    x += np.uint32(((key >> 32) + (counter >> 33)) & 0xFFFFFFFF)
     x ^= x >> 15
     x *= np.uint32(0x846CA68B)
-    x ^= x >> 16
-    half = np.where(at % 64 < 32, x & 0xFFFF, x >> 16)
-    return half.astype(np.float32) * np.float32(1 / 65536) + np.float32(0.5 / 65536 - 0.5)
+    return np.where(at % 64 < 32, (x ^ x >> 16) & 0xFFFF, x >> 16).astype(np.int32)
 
 
 def tree(rows: Array) -> np.float32:
@@ -80,9 +79,9 @@ def block_scale(mode: str, x: Array, real: int) -> tuple[np.float32, np.float32,
             return scale, np.float32(0), levels
         edge = scale * np.float32(0.7)
         on = a > edge
-        kept = tree(on.astype(np.float32).reshape(-1, GROUP))
+        kept = np.float32(on.sum())
         total = tree(np.where(on, a, np.float32(0)).reshape(-1, GROUP))
-        return (np.minimum(total / kept, LARGEST) if kept else np.float32(0)), edge, levels
+        return (total / kept if kept else np.float32(0)), edge, levels
     top = a.max()
     if top < SMALLEST:
         return np.float32(0), np.float32(0), levels
@@ -136,10 +135,10 @@ def quant_encode(
             elif mode == "ternary":
                 codes = np.where(np.abs(x) > other, np.where(x < 0, -1, 1), 0).astype(np.int32)
             else:
-                y = x * other
-                if mode.endswith("s"):
-                    y = y + dither(len(x), key, counter + start)
-                codes = np.rint(y).astype(np.int32)
+                stochastic = mode.endswith("s")  # in 65536ths, so that a dither of 16 bits is added as an integer
+                codes = np.rint(x * (other * np.float32(65536)) if stochastic else x * other).astype(np.int32)
+                if stochastic:
+                    codes = codes + dither(len(x), key, counter + start) >> 16
         e[start : start + real] = (x - codes.astype(np.float32) * scale)[:real]
         size = payload_size(mode, real)
         out[at : at + size] = pack(codes, BITS[mode])

@@ -7,7 +7,7 @@ from engine.types import Array
 
 
 def change(op: str, row: Array, item: Array, rate: float = 0.0, more: float = 0.0) -> None:
-    """`row` float32 (width,) in place; `item` (width,), or half of it for adagrad and momentum: their state is the other half."""
+    """`row` float32 (width,) in place; `item` (width,), half of it for adagrad and momentum (state: other half)."""
     step, keep = np.float32(rate), np.float32(more)
     if op == "add":
         row += item

@@ -1,0 +1,168 @@
+"""Recovery, decided purely: who guards whom, which step can be had, which tier is tried, in five named steps.
+
+A step is *committed* when the vote that follows it has found the same digest on every rank; by then each shard has it in
+its own node's memory and at its guard. `choose` finds the newest step that every shard can give with one digest: at least the
+last committed one, unless more copies are lost than the redundancy covers.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+STEPS = ("isolate", "recover", "repair", "synchronise", "verify")
+TIERS = ("in place", "relaunch", "file system")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A copy of a shard somewhere: `role` own or copy, `holder` any name, `versions` step -> digest."""
+
+    holder: str
+    epoch: int
+    shard: int
+    shards: int
+    role: str
+    versions: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Step `version` of `epoch`; `sources[shard]`: places in the list of copies that can give it, best first."""
+
+    epoch: int
+    version: int
+    shards: int
+    sources: tuple[tuple[int, ...], ...]
+
+
+def guards(nodes: Sequence[int], copies: int = 1) -> list[list[int]]:
+    """Ranks that keep a copy of each rank's shard: `copies` of them, on the next nodes; none where nodes are too few.
+
+    `nodes[r]`: node of rank r. Ranks of a node are spread over those of its guard node in turn.
+    """
+    names = sorted(set(nodes))
+    members = {name: [r for r, node in enumerate(nodes) if node == name] for name in names}
+    found: list[list[int]] = []
+    for rank, node in enumerate(nodes):
+        place, seat = names.index(node), members[node].index(rank)
+        chosen = []
+        for step in range(1, min(copies, len(names) - 1) + 1):
+            there = members[names[(place + step) % len(names)]]
+            chosen.append(there[seat % len(there)])
+        found.append(chosen)
+    return found
+
+
+def choose(copies: Sequence[Held], *, below: tuple[int, int] | None = None) -> Choice | None:
+    """The newest step (epoch first) that every shard of one layout can give with one digest, or None.
+
+    `below` = (epoch, version): look only before that one, because it has failed to verify.
+    """
+    for epoch in sorted({copy.epoch for copy in copies}, reverse=True):
+        if below is not None and epoch > below[0]:
+            continue
+        sizes = {copy.shards for copy in copies if copy.epoch == epoch}
+        for shards in sorted(sizes, reverse=True):
+            mine = [(place, c) for place, c in enumerate(copies) if c.epoch == epoch and c.shards == shards]
+            limit = below[1] if below is not None and epoch == below[0] else None
+            found = _newest(mine, shards, limit)
+            if found is not None:
+                version, sources = found
+                return Choice(epoch, version, shards, sources)
+    return None
+
+
+def _newest(
+    mine: Iterable[tuple[int, Held]], shards: int, limit: int | None
+) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
+    at: dict[tuple[int, int], dict[int, list[tuple[bool, int]]]] = {}
+    for place, copy in mine:
+        for version, digest in copy.versions.items():
+            if limit is None or version < limit:
+                at.setdefault((version, digest), {}).setdefault(copy.shard, []).append((copy.role != "own", place))
+    for (version, _), holders in sorted(at.items(), reverse=True):
+        if len(holders) == shards:
+            return version, tuple(tuple(place for _, place in sorted(holders[shard])) for shard in range(shards))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Where a recovery stands. `spent[step]` in seconds, of the tier being tried; `done` when it has ended."""
+
+    tier: str
+    step: str = STEPS[0]
+    tiers: tuple[str, ...] = TIERS
+    began_s: float = 0.0
+    since_s: float = 0.0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    done: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The step under way has ended well at `now_s`."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The step under way has failed, or taken too long."""
+
+    now_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Carry out `step` of `tier`."""
+
+    tier: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A line of the audit log: how a tier ended, with the seconds of its steps."""
+
+    tier: str
+    spent: Mapping[str, float]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No tier is left: stop and say so, never go on from less than was promised."""
+
+    reasons: tuple[str, ...]
+
+
+RecoverAction = Do | Tell | GiveUp
+
+
+def recovery(tiers: Sequence[str], now_s: float) -> tuple[Recovery, list[RecoverAction]]:
+    """A recovery begins with the first tier that works here."""
+    state = Recovery(tiers[0], tiers=tuple(tiers), began_s=now_s, since_s=now_s)
+    return state, [Do(tiers[0], STEPS[0])]
+
+
+def advance(state: Recovery, event: Passed | Failed) -> tuple[Recovery, list[RecoverAction]]:
+    """The next of the five steps; after a failure the next tier, from its first step; after the last tier, the end."""
+    if state.done:
+        return state, []
+    spent = {**state.spent, state.step: event.now_s - state.since_s}
+    if isinstance(event, Failed):
+        failed = (*state.failed, f"{state.tier}, {state.step}: {event.reason}")
+        told: list[RecoverAction] = [Tell(state.tier, spent, failed[-1])]
+        later = state.tiers[state.tiers.index(state.tier) + 1 :]
+        if not later:
+            return replace(state, failed=failed, done=True, lost=True, spent=spent), [*told, GiveUp(failed)]
+        following = replace(state, tier=later[0], step=STEPS[0], since_s=event.now_s, spent={}, failed=failed)
+        return following, [*told, Do(later[0], STEPS[0])]
+    place = STEPS.index(state.step) + 1
+    if place == len(STEPS):
+        return replace(state, done=True, spent=spent, since_s=event.now_s), [Tell(state.tier, spent)]
+    return replace(state, step=STEPS[place], since_s=event.now_s, spent=spent), [Do(state.tier, STEPS[place])]

@@ -1,0 +1,269 @@
+"""Images: one shard's committed state as a memory-backed file that any later process can map and verify.
+
+    image-0, image-1     head (64 KiB or more) | blocks, each on a page of its own
+
+The two alternate: each is brought forward by the records it missed, never copied whole. The head is wiped before the body is
+touched and written last; it holds the version, the layout, the cursors and a checksum of every 64 KiB of the body, so that
+what a killed writer leaves is either the old image, the new one, or plainly none.
+"""
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codec.frame import CODECS, CORE, KINDS, decode_frame, encode_frame, frame_size, numpy_dtype
+from ..errors import FrameError, StoreError
+from ..kernels import _native
+from ..types import Array, Block, State
+from .atomic import refused
+from .crash import point
+from .record import START, Record
+
+CHUNK_BYTES = 64 << 10
+HEAD_BYTES = 64 << 10
+PAGE_BYTES = 4096
+GROWS_BYTES = 1 << 18  # blocks below this (meters, cursors) get room to double
+
+
+@dataclass(slots=True)
+class Head:
+    """What an image says of itself. `layout[path]` = dtype, shape, columns, offset, room (bytes)."""
+
+    version: int
+    epoch: int
+    shard: int
+    shards: int
+    state_hash: int
+    chain: bytes
+    meta: dict[str, Any]
+    layout: dict[str, dict[str, Any]]
+    crcs: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
+
+    @property
+    def body_bytes(self) -> int:
+        return sum(entry["room"] for entry in self.layout.values())
+
+
+class Image:
+    """One image file, open for writing. `head` None = nothing committed in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.head: Head | None = None
+        self._map: mmap.mmap | None = None
+        self._body = 0
+        self._bytes = np.empty(0, np.uint8)
+        self._dirty = np.empty(0, bool)
+
+    def write(self, state: Mapping[str, Block], record: Record) -> None:
+        """A whole image of `state` as of `record` (its changes are not looked at)."""
+        layout: dict[str, dict[str, Any]] = {}
+        at = 0
+        for path in sorted(state):
+            block = state[path]
+            spare = block.data.nbytes if block.data.nbytes < GROWS_BYTES else 0
+            room = -(-max(block.data.nbytes + spare, 1) // PAGE_BYTES) * PAGE_BYTES
+            layout[path] = _entry(block, at, room)
+            at += room
+        chunks = -(-at // CHUNK_BYTES)
+        self._reserve(at, HEAD_BYTES + 4 * chunks + 2 * len(json.dumps(layout)) + 2 * len(json.dumps(dict(record.meta))))
+        self.head = Head(0, 0, 0, 1, 0, START, {}, layout, np.zeros(chunks, np.uint32))
+        for path, block in state.items():
+            self._view(layout[path])[...] = block.data
+        self._dirty = np.ones(chunks, bool)
+        self._seal(record, record.chain)
+
+    def advance(self, records: Iterable[Record], chain: bytes) -> bool:
+        """Bring the image forward; False where a block has outgrown its room, and then there is no image here."""
+        assert self.head is not None
+        self._wipe()
+        last = None
+        for record in records:
+            if record.version <= self.head.version:
+                continue
+            for change in record.changes:
+                entry = self.head.layout.get(change.path)
+                if change.rows is None:
+                    if entry is None or change.data.nbytes > entry["room"]:
+                        self.head = None
+                        return False
+                    entry["shape"] = list(change.data.shape)
+                    entry["dtype"] = change.data.dtype.name
+                    self._view(entry)[...] = change.data
+                    self._touch(entry["offset"], change.data.nbytes)
+                    continue
+                if entry is None or entry["shape"][0] != change.total:
+                    self.head = None
+                    return False
+                self._scatter(entry, change.rows, change.data)
+            last = record
+            point("advance")
+        if last is not None:
+            self._seal(last, chain)
+        return True
+
+    def close(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+        if self._map is not None:
+            with suppress(BufferError):  # where a view is still out, the mapping goes when it does
+                self._map.close()
+        self._map = None
+
+    def _reserve(self, body: int, head: int) -> None:
+        """The file, its pages allocated now: a full memory folder is an error here and not a SIGBUS later."""
+        self.close()
+        start = -(-head // PAGE_BYTES) * PAGE_BYTES
+        size = start + max(body, 1)
+        try:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(handle, size)
+                os.pwrite(handle, bytes(CORE.size), 0)
+                os.posix_fallocate(handle, 0, size)
+                self._map = mmap.mmap(handle, size)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG):
+                self.path.unlink(missing_ok=True)
+            raise refused(error, self.path, size) from error
+        self._body = start
+        self._bytes = np.frombuffer(self._map, np.uint8)
+
+    def _view(self, entry: Mapping[str, Any]) -> Array:
+        dtype, shape = numpy_dtype(entry["dtype"]), entry["shape"]
+        start = self._body + entry["offset"]
+        size = dtype.itemsize * int(np.prod(shape, dtype=object))
+        return self._bytes[start : start + size].view(dtype).reshape(shape)
+
+    def _scatter(self, entry: Mapping[str, Any], rows: Array, data: Array) -> None:
+        if not len(rows):
+            return
+        block = self._view(entry)
+        width = block.nbytes // len(block)
+        where = rows.astype(np.int64)
+        if where[-1] >= len(block) or data.dtype != block.dtype or data.shape[1:] != block.shape[1:]:
+            raise FrameError(f"change of {entry}: rows up to {where[-1]} of {data.dtype} {data.shape[1:]}")
+        cells = np.dtype(f"V{width}")
+        np.put(_flat(block).view(cells), where, _flat(np.ascontiguousarray(data)).view(cells))
+        first = (entry["offset"] + where * width) // CHUNK_BYTES
+        self._dirty[first] = True
+        self._dirty[(entry["offset"] + where * width + width - 1) // CHUNK_BYTES] = True
+
+    def _touch(self, at: int, size: int) -> None:
+        self._dirty[at // CHUNK_BYTES : (at + size - 1) // CHUNK_BYTES + 1] = True
+
+    def _wipe(self) -> None:
+        self._bytes[: CORE.size] = 0
+
+    def _seal(self, record: Record, chain: bytes) -> None:
+        head = self.head
+        assert head is not None and self._map is not None
+        for chunk in np.flatnonzero(self._dirty).tolist():
+            start = self._body + chunk * CHUNK_BYTES
+            head.crcs[chunk] = _native.crc32c(self._bytes[start : start + CHUNK_BYTES])
+        self._dirty[:] = False
+        head.version, head.epoch, head.shard, head.shards = record.version, record.epoch, record.shard, record.shards
+        head.state_hash, head.chain, head.meta = record.state_hash, chain, {**head.meta, **record.meta}
+        point("torn")
+        about = {"layout": head.layout, "meta": head.meta, "epoch": head.epoch, "shard": head.shard, "shards": head.shards,
+                 "state_hash": head.state_hash, "chain": chain.hex(), "body": self._body}
+        text = json.dumps(about, sort_keys=True).encode()
+        frame = b"".join(encode_frame(KINDS["journal"], CODECS["raw"], [text, head.crcs], new=record.version, flags=1))
+        if len(frame) > self._body:
+            raise StoreError(f"image head: {len(frame)} bytes do not fit {self._body}", where=str(self.path))
+        self._bytes[CORE.size : len(frame)] = np.frombuffer(frame, np.uint8)[CORE.size :]
+        self._bytes[: CORE.size] = np.frombuffer(frame, np.uint8)[: CORE.size]
+
+
+def _flat(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _entry(block: Block, offset: int, room: int) -> dict[str, Any]:
+    return {"dtype": block.data.dtype.name, "shape": list(block.data.shape), "columns": [list(c) for c in block.columns],
+            "offset": offset, "room": room}
+
+
+def read_head(path: Path) -> Head:
+    """The head of an image file; FrameError where there is none or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            core = file.read(CORE.size)
+            data = np.frombuffer(core + file.read(frame_size(core) - CORE.size), np.uint8)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise refused(error, path, 0) from error
+    return _parse(data, size)[0]
+
+
+def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
+    """The blocks, copied, every chunk verified. `repair(chunk) -> bytes` is asked for a chunk whose checksum is wrong.
+
+    FrameError names the first bad chunk that could not be repaired.
+    """
+    data = np.array(_bytes_of(path))  # private: what is verified is what is used, and a repair hurts nobody
+    head, start = _parse(data, len(data))
+    body = data[start:]
+    for chunk, crc in enumerate(head.crcs.tolist()):
+        part = body[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]
+        if _native.crc32c(part) == crc:
+            continue
+        fresh = repair(chunk) if repair else None
+        if fresh is None or len(fresh) != len(part) or _native.crc32c(fresh) != crc:
+            raise FrameError(f"image {path.name}: chunk {chunk} of {len(head.crcs)} is damaged",
+                             where=f"{path}:{start + chunk * CHUNK_BYTES}")
+        part[:] = np.frombuffer(fresh, np.uint8)
+    state: State = {}
+    for name, entry in head.layout.items():
+        dtype = numpy_dtype(entry["dtype"])
+        size = dtype.itemsize * int(np.prod(entry["shape"], dtype=object))
+        array = body[entry["offset"] : entry["offset"] + size].view(dtype).reshape(entry["shape"])
+        state[name] = Block(array, tuple((c, m) for c, m in entry["columns"]), head.version)
+    return state, head
+
+
+def chunk_of(path: Path, chunk: int) -> bytes | None:
+    """Bytes of a chunk if they are as the head says, for the repair of a copy; None otherwise."""
+    try:
+        data = _bytes_of(path)
+        head, start = _parse(data, len(data))
+        part = data[start + chunk * CHUNK_BYTES : start + (chunk + 1) * CHUNK_BYTES]
+        return part.tobytes() if chunk < len(head.crcs) and _native.crc32c(part) == head.crcs[chunk] else None
+    except (FrameError, StoreError):
+        return None
+
+
+def _bytes_of(path: Path) -> Array:
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise refused(error, path, 0) from error
+
+
+def _parse(data: Array, whole: int) -> tuple[Head, int]:
+    """The head in these bytes of a file of `whole` bytes, and where its body begins."""
+    view = memoryview(data)  # type: ignore[arg-type]
+    size = frame_size(view[: CORE.size])
+    frame = decode_frame(view[:size])
+    if frame.kind != KINDS["journal"] or frame.flags != 1 or len(frame.chunks) != 2:
+        raise FrameError(f"image: expected its head, found kind {frame.kind}")
+    try:
+        said = json.loads(bytes(frame.chunk(0)))
+        head = Head(frame.new, said["epoch"], said["shard"], said["shards"], said["state_hash"], bytes.fromhex(said["chain"]),
+                    said["meta"], said["layout"], np.frombuffer(frame.chunk(1), np.uint32).copy())
+        start = said["body"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FrameError(f"image: its head cannot be read: {error}") from None
+    if whole - start < head.body_bytes:
+        raise FrameError(f"image: cut: expected {start + head.body_bytes} bytes, found {whole}")
+    return head, start
