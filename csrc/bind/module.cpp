@@ -16,6 +16,8 @@ void bind_route(py::module_&);
 void bind_table(py::module_&);
 void bind_serve(py::module_&);
 void bind_parity(py::module_&);
+void bind_factor(py::module_&);
+void bind_forest(py::module_&);
 void bind_delta(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
@@ -38,5 +40,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_table(m);
     bind_serve(m);
     bind_parity(m);
+    bind_factor(m);
+    bind_forest(m);
     bind_delta(m);
 }

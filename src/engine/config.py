@@ -82,11 +82,48 @@ class Mlp:
 
 
 @dataclass
+class Factor:
+    """Options of `model.kind=factor`: numbers a key (a multiple of 4), fields (0 = plain), steps and decay of the factors."""
+
+    factors: int = 4
+    fields: int = 0
+    rate_v: float | None = None
+    l2_v: float = 0.0
+    spread: float = 0.02
+
+
+@dataclass
+class Tree:
+    """Options of `model.kind=tree` and `forest`; None = the kind's own."""
+
+    trees: int | None = None
+    grace: int | None = None
+    delta: float | None = None
+    tie: float | None = None
+    subset: int | None = None
+    depth: int | None = None
+    nodes: int | None = None
+    poisson: float | None = None
+
+
+@dataclass
+class Stats:
+    """Options of `model.kind=kmeans` and `ridge`: clusters, and rows after which a row counts half (0 = never)."""
+
+    k: int = 8
+    half_life: float = 0.0
+
+
+@dataclass
 class Update:
-    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own).
+
+    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors ("" = none; a forest's trees: adwin).
+    """
 
     chain: str = ""
     batch: int | None = None
+    drift: str = ""
 
 
 @dataclass
@@ -125,7 +162,7 @@ class Checkpoint:
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
     other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
-    of journal before images are brought forward.
+    of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
     """
 
     memory: str = "auto"
@@ -135,6 +172,7 @@ class Fault:
     frozen: float = 0.5
     hung: float = 300.0
     seal: int = 4 << 20
+    inplace: bool = True
 
 
 @dataclass
@@ -166,6 +204,9 @@ class Config:
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
+    factor: Factor = field(default_factory=Factor)
+    tree: Tree = field(default_factory=Tree)
+    stats: Stats = field(default_factory=Stats)
     update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)

@@ -208,6 +208,30 @@ class Server:
 
 def call_seal(frame: Codes) -> int: ...
 
+
+# factor
+def factor_predict(
+    block: F32, loss: str, numbers: list[float], factors: int, fields: int, indptr: NDArray[np.int64], keys: U32,
+    values: F32 | None, out: F32,
+) -> None: ...
+def factor_learn(
+    block: F32, loss: str, numbers: list[float], factors: int, fields: int, indptr: NDArray[np.int64], keys: U32,
+    values: F32 | None, y: F32, weight: F32 | None, out: F32, start: int, ids: U32 | None, side: F32 | None, touched: int,
+) -> tuple[int, int, int]: ...
+
+# forest
+class Tree:
+    def __init__(
+        self, feature: NDArray[np.int32], child: NDArray[np.int32], depth: NDArray[np.int32], value: NDArray[np.float64],
+        sums: NDArray[np.float64], prior: NDArray[np.float64], last: NDArray[np.float64], touched: NDArray[np.uint8],
+        count: NDArray[np.int64], columns: int, numbers: list[float], bayes: bool, seed: int,
+    ) -> None: ...
+    def predict(self, x: F32, gain: float, votes: NDArray[np.float64]) -> None: ...
+    def learn(
+        self, x: F32, y: F32, weight: F32 | None, order: NDArray[np.int64], gain: float, votes: NDArray[np.float64],
+        hits: NDArray[np.uint8], split: bool,
+    ) -> None: ...
+    def attempt(self) -> int: ...
 # delta: bodies in kernels/plain/delta.py
 def delta_encode(
     kind: int, now: Codes, base: Codes | None, previous: Codes | None, beta: float, bound: float, fast: bool, chunk: int,

@@ -35,12 +35,12 @@ from engine.codec import call
 from engine.codec.call import BUSY, CONFLICT, FULL, MOVED, OK, Reply, encode_call
 from engine.errors import ConfigError, PeerError, ShardError, StoreError
 from engine.kernels import _native
+from engine.store.peek import OneSided, Peek
 from engine.types import Array
 
 PATHS = ("auto", "shared", "rma", "served")
 FRAME_BYTES = 1 << 20
 BODY_BYTES = FRAME_BYTES - call.HEAD.itemsize
-GENERATION_AT, ROW_HEAD = 64, np.dtype([("key", "<u8"), ("version", "<u4"), ("clock", "<u4")])
 TOLD_BYTES = 64 * 64  # entries of a MOVED answer
 
 
@@ -49,12 +49,6 @@ class Remote(Protocol):
 
     def ask(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> list[Reply]: ...
     def poll(self) -> bool: ...
-
-
-class OneSided(Protocol):
-    """How other ranks' memory is read (comm.window)."""
-
-    def get(self, rank: int, offsets: Sequence[int], outs: Sequence[Array]) -> None: ...
 
 
 class Rows(NamedTuple):
@@ -93,7 +87,6 @@ class Table:
                               fix="use onesided=auto or served")
         if path == "rma" and window is None:
             raise ConfigError("onesided=rma: no window was made over the table's memory")
-        self.window = window
         place = np.full(self.ranks, -1, np.int16)
         place[near] = np.arange(len(near))
         head, owner, epoch, stamp, state, backup, forks = ledger.arrays()
@@ -103,9 +96,9 @@ class Table:
         self.near = {r: _native.Slab(slabs[r]) for r in near}
         self._seq = 0
         self._seen = np.zeros(self.ranks, np.int64)  # last known clock of each rank
-        self._generation: dict[int, int] = {}
         self._row_bytes = (16 + 4 * self.width + 63) // 64 * 64
-        self._rows_at = len(slabs[rank]) - self.buckets * self._row_bytes
+        rows_at = len(slabs[rank]) - self.buckets * self._row_bytes
+        self.window = None if window is None else Peek(window, self.width, self.buckets, self._row_bytes, rows_at)
 
     # Reading
 
@@ -161,57 +154,17 @@ class Table:
 
     def _one_sided(self, keys: Array, todo: Array, out: Array, versions: Array) -> Array:
         """Reads rows from other ranks' memory; returns those that the owner has to be asked for."""
+        assert self.window is not None
         left = []
         for owner, part in self._by_owner(keys, todo, 4096):
-            if not self._settled(owner):
+            found = self.window.rows(owner, keys[part], self.init)
+            if found is None:
                 left.append(part)
                 continue
-            place = np.empty(len(part), np.uint64)
-            _native.slab_find(keys[part], self.buckets, place)
-            got, seen, known = self._probe(owner, keys[part], place)
-            if not self._settled(owner):
-                left.append(part)
-                continue
-            out[part[known]], versions[part[known]] = got[known], seen[known]
+            rows, seen, known = found
+            out[part[known]], versions[part[known]] = rows[known], seen[known]
             left.append(part[~known])
         return np.concatenate(left) if left else todo
-
-    def _settled(self, owner: int) -> bool:
-        """Whether the owner's rows are where they were when this rank last heard from it."""
-        assert self.window is not None
-        word = np.empty(8, np.uint8)
-        self.window.get(owner, [GENERATION_AT], [word])
-        now = int(word.view(np.uint64)[0])
-        before = self._generation.setdefault(owner, 0)
-        self._generation[owner] = now
-        return now == before and not now & 1
-
-    def _probe(self, owner: int, keys: Array, place: Array) -> tuple[Array, Array, Array]:
-        """Head, row, head again of each key's bucket, the next bucket where another key is there: (rows, versions, known)."""
-        assert self.window is not None
-        n, size = len(keys), self._row_bytes
-        rows, versions, known = np.empty((n, self.width), np.float32), np.zeros(n, np.uint32), np.zeros(n, bool)
-        todo = np.arange(n)
-        for _ in range(32):
-            offsets = (self._rows_at + place[todo].astype(np.int64) * size).tolist()
-            heads = np.empty((2, len(todo), 16), np.uint8)
-            whole = np.empty((len(todo), size), np.uint8)
-            for outs in (heads[0], whole, heads[1]):
-                self.window.get(owner, offsets, list(outs))
-            first, last = (h.reshape(-1).view(ROW_HEAD) for h in heads)
-            still = (first["key"] == last["key"]) & (first["version"] == last["version"]) & (first["version"] & 1 == 0)
-            hit = still & (first["key"] == keys[todo] + np.uint64(1))
-            none = still & (first["key"] == 0) & (first["version"] == 0)
-            rows[todo[hit]] = whole[hit, 16 : 16 + 4 * self.width].view(np.float32).reshape(-1, self.width)
-            versions[todo[hit]] = first["version"][hit]
-            rows[todo[none]] = self.init
-            known[todo[hit | none]] = True
-            place[todo[still & ~hit & ~none]] += np.uint64(1)
-            place[todo] &= np.uint64(self.buckets - 1)
-            todo = todo[~(hit | none)]
-            if not len(todo):
-                break
-        return rows, versions, known
 
     # Writing
 
