@@ -250,6 +250,11 @@ def _run(args: argparse.Namespace) -> int:
 def _finalize() -> None:
     """Ends MPI in good order; only after a run in which every rank has passed the last barrier."""
     if "mpi4py.MPI" in sys.modules:
+        from engine.comm import repair
         from engine.comm.world import finish
 
+        if repair.repaired:  # MPI_Finalize hangs after a death
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         finish()

@@ -168,7 +168,7 @@ class Checkpoint:
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
     other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
-    of journal before images are brought forward.
+    of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
     """
 
     memory: str = "auto"
@@ -178,6 +178,7 @@ class Fault:
     frozen: float = 0.5
     hung: float = 300.0
     seal: int = 4 << 20
+    inplace: bool = True
 
 
 @dataclass
