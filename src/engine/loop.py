@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -106,6 +107,7 @@ class Job:
     keeper: Keeper | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
+    reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
     voted_s: float = 0.0
@@ -132,7 +134,9 @@ class Event:
 def run(job: Job) -> Iterator[Event]:
     """Steps until the clock says stop; yields each due action for the caller to carry out (all ranks get the same)."""
     while True:
-        tick = step(job, job.stream.take(job.k * len(job.team.models)))
+        with job.reading("read rows"):
+            rows = job.stream.take(job.k * len(job.team.models))
+        tick = step(job, rows)
         job.clock, actions = advance(job.clock, tick, job.rules)
         if job.keeper is not None and tick.rows:
             job.keeper.commit(job)
