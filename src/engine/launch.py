@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from engine.comm import probe
+from engine.comm import probe, repair
 from engine.errors import ConfigError
 from engine.live import View, wanted
 
@@ -24,8 +24,11 @@ PR_SET_PDEATHSIG = 1
 CODES = (64, 65, 70, 74, 75, 130)
 
 
-def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], dict[str, str]]:
-    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks."""
+def command(ranks: int, verb: list[str], *, mpi: str = "", mend: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks.
+
+    `mend`: with what this MPI needs so that survivors of a death can go on in place (comm/repair.py).
+    """
     mpiexec = probe.launcher(mpi)
     if not mpiexec:
         raise ConfigError("no mpiexec found", fix="pip install 'engine[mpi]', or load the site's MPI module")
@@ -35,7 +38,12 @@ def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], d
     if ranks < 1:
         raise ConfigError(f"-n: expected at least 1 rank, found {ranks}")
     options, env = probe.flags(mpiexec, ranks)
-    line = [mpiexec, *options, "-n", str(ranks), sys.executable, "-m", "engine", *verb]
+    before: list[str] = []
+    if mend and ranks > 1 and probe.vendor(mpiexec) == "openmpi":
+        options += repair.ULFM_FLAGS
+    elif mend and ranks > 1 and probe.vendor(mpiexec) == "mpich":
+        options, before, env = [*options, *repair.SHIELD_FLAGS], repair.SHIELD, {**env, "ENGINE_TIER": "shield"}
+    line = [mpiexec, *options, "-n", str(ranks), *before, sys.executable, "-m", "engine", *verb]
     return line, {**os.environ, **env, "ENGINE_MPIEXEC": mpiexec}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, protect
+from engine import __version__, loop, mend, modes, protect
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -66,6 +66,15 @@ class Diary:
                           f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
 
+    def move(self, link: Link) -> None:
+        """The run goes on with other ranks: whoever is rank 0 now writes, in the same places."""
+        self.link = link
+        if link.rank == 0 and self.log is None and not self.config.run.quiet:
+            self.log = Log(sys.stderr if self.config.run.json else sys.stdout)
+        if link.rank == 0 and self.folder is None and self.config.run.dir not in ("-", ""):
+            self.folder = self._make(self.config.run.dir)
+            self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
+
     @staticmethod
     def _make(given: str) -> Path:
         if not given:
@@ -96,7 +105,7 @@ class Diary:
         record = {"time_s": now_s, "step": job.clock.step, "rows": rows, "loss_avg": found[loss],
                   "loss_last": found[f"window_{loss}"], "accuracy": found.get("window_accuracy"),
                   "rows_s": (rows - last_rows) / max(now_s - last_s, 1e-9), "bytes_sent": self._sent,
-                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9)}
+                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9), **staleness(job)}
         self._last = (now_s, rows)
         self.metrics.append(record)
         if self._files:
@@ -143,6 +152,15 @@ class Diary:
         return found
 
 
+def staleness(job: loop.Job) -> dict[str, float]:
+    """What this rank's reads missed, in rounds, and how old others' updates were on arrival (clocks of one node)."""
+    found = job.counts.values
+    if not found.get("stale_reads"):
+        return {}
+    return {"staleness": found["stale_sum"] / found["stale_reads"], "staleness_most": found["stale_most"],
+            "fresh_ms": 1e3 * found.get("fresh_s", 0.0) / max(1.0, found.get("fresh_rounds", 0.0))}
+
+
 def train(config: Config, guard: Guard, *, source: Source | None = None, title: str = "") -> dict[str, Any]:
     """Learn `config.data.source` (or `source`) to its end; the summary at rank 0. Preempted where a signal stopped it."""
     if not config.data.source and source is None:
@@ -150,21 +168,17 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     link = link_up(config, guard)
     sync.same(link, config.digest(), "the configuration")
     opened = jobs.open_agreed(config, link, source)
-    job = jobs.assemble(config, link, opened.schema, None)
-    job.stop, job.beat = (lambda: guard.stop), guard.beat
-    if link.size == 1:
-        job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
     diary = Diary(config, link, title or config.data.source, opened.schema)
-    shield = protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
-    place = None if before is None else jobs.streams.Position.parse(before["position"])
-    job.stream = jobs.stream(config, link, opened, place)
-    if shield is not None:
-        shield.begin(job, opened.schema)
-        job.keeper = shield
+    job, shield, before = prepared(config, link, opened, diary, guard)
     stopped = ""
-    for event in loop.run(job):
-        stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+    while True:
+        try:
+            for event in modes.run(job, config, diary.note):
+                stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+            break
+        except Exception as lost:
+            job, shield = mend.mend(lost, job, shield, mend.Means(config, opened, diary, guard, prepared))
+            link = job.link
     stats = jobs.gathered_stats(link, opened)
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
@@ -178,6 +192,28 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
         error.code = 130 if stopped == "SIGINT" else 75
         raise error
     return summary
+
+
+def prepared(config: Config, link: Link, opened: Source, diary: Diary,
+             guard: Guard) -> tuple[loop.Job, protect.Protection | None, dict[str, Any] | None]:
+    """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
+    job = jobs.assemble(config, link, opened.schema, None)
+    job.stop, job.beat = (lambda: guard.stop), guard.beat
+    if link.size == 1:
+        job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
+    if link.bcast(diary.live, name="live view"):
+        job.rules = replace(job.rules, report_s=LIVE_S)
+    shield = protect.start(config, link)
+    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
+    place = None if before is None else jobs.streams.Position.parse(before["position"])
+    job.stream = jobs.stream(config, link, opened, place)
+    if shield is not None:
+        shield.begin(job, opened.schema)
+        job.keeper = shield
+        tiers = mend.tiers(link)  # asked of every rank, while all are well
+        if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
+            diary.note(f"recovery: {tiers}")
+    return job, shield, before
 
 
 def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
