@@ -1,4 +1,4 @@
-"""Native halves only; everything else is in pyproject.toml. Nothing here knows of MPI or of this machine's ISA."""
+"""Native parts only; everything else is in pyproject.toml. Nothing here knows of MPI or of this machine's ISA."""
 import os
 from glob import glob
 
@@ -13,7 +13,7 @@ HEADERS = glob("csrc/**/*.h", recursive=True)
 def changed(obj: str, src: str) -> bool:
     """True if `src`, a header of its folder, or a shared header is newer than `obj`."""
     family = os.path.dirname(src)
-    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith("bind") or os.path.dirname(h) == family)]
+    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith(("bind", "embed")) or os.path.dirname(h) == family)]
     return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs)
 
 
@@ -24,14 +24,37 @@ sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.env
 quiet = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 flags = ["-O1" if sanitize else "-O3", "-g0", "-Wall", "-Wextra", *quiet, "-fvisibility=hidden", "-ffp-contract=off", *sanitize]
 
+SOURCES = sorted(glob("csrc/**/*.cpp", recursive=True))
+
+
+class Build(build_ext):
+    """Also builds libengine.so: a plain shared library inside the package, for hosts that are not Python."""
+
+    def get_ext_filename(self, name: str) -> str:
+        return name.replace(".", os.sep) + ".so" if name.split(".")[-1] == "libengine" else super().get_ext_filename(name)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return [] if ext.name.endswith(".libengine") else super().get_export_symbols(ext)
+
+
 native = Pybind11Extension(
     "engine.kernels._native",
-    sorted(glob("csrc/**/*.cpp", recursive=True)),
+    [path for path in SOURCES if not path.startswith("csrc/embed/")],
     depends=HEADERS,
     include_dirs=["csrc"],
     cxx_std=17,
     extra_compile_args=flags,
     extra_link_args=sanitize,
+)
+library = Extension(
+    "engine.lib.libengine",
+    [path for path in SOURCES if not path.startswith("csrc/bind/")],
+    depends=HEADERS,
+    include_dirs=["csrc", "csrc/include"],
+    language="c++",
+    extra_compile_args=[*flags, "-std=c++17"],
+    extra_link_args=[*sanitize, *([] if sanitize else ["-static-libstdc++", "-static-libgcc"]), "-Wl,--version-script=csrc/embed/exports.map",
+                     "-Wl,-soname,libengine.so", "-Wl,-z,defs", "-ldl", "-lpthread"],
 )
 rows = Extension(
     "engine.kernels.rows",
@@ -41,4 +64,4 @@ rows = Extension(
     extra_compile_args=[*flags, "-Wno-unused-function"],
     extra_link_args=sanitize,
 )
-setup(ext_modules=[native, *cythonize([rows], language_level=3)], cmdclass={"build_ext": build_ext})
+setup(ext_modules=[native, library, *cythonize([rows], language_level=3)], cmdclass={"build_ext": Build})

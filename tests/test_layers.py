@@ -21,7 +21,9 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__"}
+TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+       "embed", "insitu", "lib", "sklearn", "river", "torch",
+       "protect", "pulse", "supervise", "mend", "archive"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }
@@ -84,7 +86,7 @@ def broken_walls(root):
 
 
 def sources(root):
-    return sorted(path for path in (root / "csrc").rglob("*") if path.suffix in {".h", ".cpp"})
+    return sorted(path for path in (root / "csrc").rglob("*") if path.suffix in {".h", ".hpp", ".cpp", ".f90"})
 
 
 def broken_sizes(root):

@@ -176,9 +176,10 @@ private:
     static void check(const Arr<std::uint32_t>& keys, std::size_t space, const char* who) {
         std::uint32_t all = 0, top = 0;
         const std::uint32_t* k = keys.data();
-        for (py::ssize_t i = 0; i < keys.size(); ++i) all |= k[i];
+        const auto n = static_cast<std::size_t>(keys.size());
+        for (std::size_t i = 0; i < n; ++i) all |= k[i];
         if (all < space) return;
-        for (py::ssize_t i = 0; i < keys.size(); ++i) top = std::max(top, k[i]);
+        for (std::size_t i = 0; i < n; ++i) top = std::max(top, k[i]);
         if (top >= space)
             throw py::index_error(std::string(who) + ": key " + std::to_string(top) + " outside the key space of " + std::to_string(space));
     }

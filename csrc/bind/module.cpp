@@ -14,6 +14,9 @@ void bind_quant(py::module_&);
 void bind_sparse(py::module_&);
 void bind_route(py::module_&);
 void bind_parity(py::module_&);
+void bind_factor(py::module_&);
+void bind_forest(py::module_&);
+void bind_delta(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -33,4 +36,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_sparse(m);
     bind_route(m);
     bind_parity(m);
+    bind_factor(m);
+    bind_forest(m);
+    bind_delta(m);
 }

@@ -11,7 +11,7 @@ using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
 inline constexpr std::size_t block = 65536;  // values behind one header
-inline constexpr std::size_t wide = 4096;    // from here on 32 lanes, below 1
+inline constexpr std::size_t wide = 16384;   // from here on 32 lanes, below 1
 inline constexpr u32 rare = 63;              // symbol of a value stored whole
 inline constexpr u32 widest = 26;            // bit length above which a value is rare: code + offset <= 32 bits, one refill
 inline constexpr u32 window = 62;            // classes 1..62 of a conditioned block

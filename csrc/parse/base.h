@@ -28,6 +28,27 @@ inline bool blank(Byte c) { return c == ' ' || c == '\t' || c == '\r'; }
 inline constexpr double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                   1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
+inline float signed_of(double value, bool minus) {  // without a branch: signs are not foreseen
+    const float size = static_cast<float>(value);
+    std::uint32_t bits;
+    std::memcpy(&bits, &size, 4);
+    bits |= static_cast<std::uint32_t>(minus) << 31;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+// float(the double nearest m / 10^k), k in 0..22. The quotient is within two units of that double, so both give the same
+// float unless a boundary between floats is near: false then (one number in 2^24).
+inline bool nearest(std::uint64_t m, std::int64_t k, bool minus, float& out) {
+    const double value = static_cast<double>(m) / tens[k];
+    std::uint64_t bits;
+    std::memcpy(&bits, &value, 8);
+    if (static_cast<std::uint32_t>(bits & 0x1FFFFFFF) - 0x0FFFFFF0u <= 0x20) return false;
+    out = signed_of(value, minus);
+    return true;
+}
+
 // The decimal number at `p`, as float(double): exact by Clinger's fast path (PLDI 1990), else std::from_chars.
 // Returns the first byte after it, or null where there is no number; overflow gives an infinity.
 inline const Byte* real(const Byte* p, const Byte* end, float& out) {
@@ -58,6 +79,7 @@ inline const Byte* real(const Byte* p, const Byte* end, float& out) {
         p = q;
     }
     double value;
+    if (digits <= 19 && power <= 0 && power >= -22 && m >> 53 && nearest(m, -power, minus, out)) return p;
     if (digits <= 18 && m < (1ull << 53) && power >= -22 && power <= 22) {
         value = static_cast<double>(m);
         value = power < 0 ? value / tens[-power] : value * tens[power];
@@ -72,12 +94,16 @@ inline const Byte* real(const Byte* p, const Byte* end, float& out) {
             return nullptr;
         }
     }
-    out = static_cast<float>(minus ? -value : value);
+    out = signed_of(value, minus);
     return p == start ? nullptr : p;
 }
 
+// [s, e) is one finite number.
+inline bool plain(const Byte* s, const Byte* e, float& out) { return s < e && real(s, e, out) == e && std::isfinite(out); }
+
 struct Sink {  // rows kept and rows refused
     const Out& out;
+    const Byte* data;
     Result done{0, 0, 1};
     void refuse(std::int64_t offset, std::int64_t column, std::int64_t code) {
         std::int64_t n = 0;

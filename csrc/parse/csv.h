@@ -118,28 +118,20 @@ inline std::int64_t record(const Byte*& p, const Byte* stop, const Csv& plan, co
     }
 }
 
-inline Result csv(const Byte* data, std::size_t size, const Csv& plan, const Out& out) {
-    Sink sink{out};
-    const Byte *p = data, *stop = data + size;
-    if (out.indptr) out.indptr[0] = 0;
-    while (p < stop) {
-        const Byte* line = p;
-        while (p < stop && *p == '\r') ++p;
-        if (p == stop) break;
-        if (*p == '\n') { ++p; continue; }
-        std::int64_t& rows = sink.done.rows;
-        Row row{std::numeric_limits<float>::quiet_NaN(), out.x ? out.x + rows * plan.width : nullptr, sink.done.nnz};
-        std::int64_t column;
-        if (const auto code = record(p, stop, plan, out, row, column)) {
-            sink.refuse(line - data, column, code);
-            continue;
-        }
-        out.y[rows] = row.y;
-        out.at[rows++] = line - data;
-        if (out.indptr) out.indptr[rows] = sink.done.nnz = row.nnz;
-    }
-    sink.done.ones = 0;
-    return sink.done;
+// The record at `p`, which moves past its line end; counts it, or refuses it. A line of nothing is passed over.
+inline void row(const Byte* data, const Byte*& p, const Byte* stop, const Csv& plan, Sink& sink) {
+    const Byte* line = p;
+    while (p < stop && *p == '\r') ++p;
+    if (p == stop) return;
+    if (*p == '\n') { ++p; return; }
+    const Out& out = sink.out;
+    std::int64_t& rows = sink.done.rows;
+    Row row{std::numeric_limits<float>::quiet_NaN(), out.x ? out.x + rows * plan.width : nullptr, sink.done.nnz};
+    std::int64_t column;
+    if (const auto code = record(p, stop, plan, out, row, column)) return sink.refuse(line - data, column, code);
+    out.y[rows] = row.y;
+    out.at[rows++] = line - data;
+    if (out.indptr) out.indptr[rows] = sink.done.nnz = row.nnz;
 }
 
 }  // namespace engine::parse::base

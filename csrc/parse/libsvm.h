@@ -3,6 +3,15 @@
 
 namespace engine::parse::base {
 
+// Values of 1 are not written while all values are 1; the first other value makes up for it.
+struct Filled {
+    float* values;
+    std::int64_t done = 0;
+    void up_to(std::int64_t n) {
+        while (done < n) values[done++] = 1;
+    }
+};
+
 struct Keys { std::int64_t first; int mode; std::uint32_t mask; };
 
 // One row's `key:value` pairs from `p` to `end`; the code of the first fault, or 0.
@@ -37,34 +46,25 @@ inline std::int64_t pairs(const Byte* p, const Byte* end, const Keys& k, const O
     }
 }
 
-inline Result libsvm(const Byte* data, std::size_t size, std::int64_t first, int mode, std::uint32_t mask, const Out& out) {
-    Sink sink{out};
-    const Keys k{first, mode, mask};
-    const Byte *p = data, *stop = data + size;
-    out.indptr[0] = 0;
-    while (p < stop) {
-        const Byte *line = p, *end = line_end(p, stop);
-        p = end < stop ? end + 1 : stop;
-        const Byte* q = line;
-        while (q < end && blank(*q)) ++q;
-        if (q == end || *q == '#') continue;
-        float y;
-        std::int64_t nnz = sink.done.nnz, column = 0, code = 0;
-        bool ones = sink.done.ones;
-        q = real(q, end, y);
-        if (!q || (q < end && !blank(*q))) code = number;
-        else if (!std::isfinite(y)) code = finite;
-        else code = pairs(q, end, k, out, nnz, ones, column);
-        if (code) {
-            sink.refuse(line - data, column, code);
-            continue;
-        }
-        out.y[sink.done.rows] = y;
-        out.at[sink.done.rows] = line - data;
-        out.indptr[++sink.done.rows] = sink.done.nnz = nnz;
-        sink.done.ones = ones;
-    }
-    return sink.done;
+// The row of the line [line, end), its numbers of any form; counts it, or refuses it.
+inline void row(const Byte* data, const Byte* line, const Byte* end, const Keys& k, Filled& filled, Sink& sink) {
+    const Byte* q = line;
+    while (q < end && blank(*q)) ++q;
+    if (q == end || *q == '#') return;
+    float y;
+    const Out& out = sink.out;
+    std::int64_t nnz = sink.done.nnz, column = 0, code = 0;
+    bool ones = sink.done.ones;
+    q = real(q, end, y);
+    if (!q || (q < end && !blank(*q))) code = number;
+    else if (!std::isfinite(y)) code = finite;
+    else code = pairs(q, end, k, out, nnz, ones, column);
+    if (code) return sink.refuse(line - data, column, code);
+    if (sink.done.ones && !ones) filled.up_to(sink.done.nnz);
+    out.y[sink.done.rows] = y;
+    out.at[sink.done.rows] = line - data;
+    out.indptr[++sink.done.rows] = sink.done.nnz = nnz;
+    sink.done.ones = ones;
 }
 
 }  // namespace engine::parse::base

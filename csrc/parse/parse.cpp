@@ -1,6 +1,34 @@
 #include "parse/csv.h"
 #include "parse/libsvm.h"
 
+namespace engine::parse::portable {
+using base::Byte;
+
+inline bool decimal_of(const Byte* s, const Byte* e, float& out) { return base::plain(s, e, out); }
+
+struct Marks {
+    bool hit[256] = {};
+    Marks(Byte a, Byte b) { hit[a] = hit[b] = hit['\n'] = true; }
+    std::uint16_t* places(const Byte* p, std::size_t from, std::uint16_t* out) const {
+        for (std::size_t j = 0; j < 64; ++j) {  // what is not a mark is overwritten
+            *out = static_cast<std::uint16_t>(from + j);
+            out += hit[p[j]];
+        }
+        return out;
+    }
+};
+
+#include "parse/fast.h"
+
+}  // namespace engine::parse::portable
+
+#if defined(__x86_64__)
+namespace engine::parse::avx2 { using base::Byte; }
+namespace engine::parse::avx512 { using base::Byte; }
+#include "parse/avx2.h"
+#include "parse/avx512.h"
+#endif
+
 namespace engine::parse {
 
 #if defined(__x86_64__)
@@ -24,13 +52,14 @@ static std::int64_t count_avx2(const std::uint8_t* data, std::size_t size, std::
 #endif
 
 const Ops& ops(Isa level) {
-    static const Ops portable{base::count, base::libsvm, base::csv};
+    static const Ops plain{base::count, portable::libsvm, portable::csv};
 #if defined(__x86_64__)
-    static const Ops avx2{count_avx2, base::libsvm, base::csv};
-    if (level == Isa::avx2 || level == Isa::avx512) return avx2;
+    static const Ops wide{count_avx2, avx2::libsvm, avx2::csv}, widest{count_avx2, avx512::libsvm, avx512::csv};
+    if (level == Isa::avx512) return widest;
+    if (level == Isa::avx2) return wide;
 #endif
     (void)level;
-    return portable;
+    return plain;
 }
 
 }  // namespace engine::parse

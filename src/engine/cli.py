@@ -115,6 +115,15 @@ def init(args: argparse.Namespace, guard: Any) -> int:
     return 0
 
 
+@verb
+def embed(args: argparse.Namespace, guard: Any) -> int:
+    from engine import lib
+
+    for kind in [kind for kind in lib.KINDS if getattr(args, kind)] or lib.KINDS:
+        print(lib.text(kind))
+    return 0
+
+
 def configured(args: argparse.Namespace) -> Any:
     """The resolved configuration of a learning verb."""
     from engine.config import resolve
@@ -138,9 +147,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"engine {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     run = verbs.add_parser("run", help="start a verb on N ranks: engine run -n 4 train …")
-    run.add_argument("-n", type=int, required=True, dest="ranks", metavar="N", help="ranks")
+    run.add_argument("-n", type=int, dest="ranks", metavar="N", help="ranks")
     run.add_argument("--mpi", default="", metavar="PATH", help="the mpiexec to use")
     run.add_argument("--timeout", type=float, default=0.0, metavar="S", help="stop the run after S seconds")
+    run.add_argument("--supervise", action="store_true", help="start again from node memory when ranks are lost")
+    run.add_argument("--on-loss", choices=("same", "shrink", "grow"), default="same", help="ranks after a loss (default same)")
+    run.add_argument("--restarts", type=int, default=100, metavar="K", help="most starts again (default 100)")
     run.add_argument("rest", nargs=argparse.REMAINDER, metavar="VERB …")
     learn = verbs.add_parser("train", help="learn a source: a file, a directory, a glob, make:…, or - for stdin")
     learn.add_argument("settings", nargs="*", metavar="SOURCE | section.key=value")
@@ -157,6 +169,11 @@ def parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("doctor", help="what this machine has, and what to mend")
     for p in (look, check):
         p.add_argument("--json", action="store_true")
+    kit = verbs.add_parser("embed", help="what a C, C++ or Fortran solver is compiled and run with (docs/embed.md)")
+    for flag, about in (("cflags", "flags of the compiler"), ("libs", "flags of the linker"), ("env", "environment, for eval"),
+                        ("fortran", "the module's source"), ("cmake", "folder of engineConfig.cmake"),
+                        ("pkgconfig", "folder of engine.pc")):
+        kit.add_argument(f"--{flag}", action="store_true", help=about)
     script = verbs.add_parser("init", help="write a commented job script")
     script.add_argument("scheduler", choices=("slurm", "pbs"))
     script.add_argument("-o", "--output", default="")
@@ -215,16 +232,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(args: argparse.Namespace) -> int:
     from engine.launch import run
 
-    if not args.rest or args.rest[0] not in VERBS:
-        raise ConfigError(f"engine run: expected a verb ({', '.join(VERBS)}), found {' '.join(args.rest[:1]) or 'nothing'}",
+    rest = args.rest[1:] if args.rest[:1] == ["--"] else args.rest
+    if args.supervise:
+        from engine.archive import supervised
+
+        return supervised(args, rest, VERBS, lambda words: configured(parse(words)))
+    if not rest or rest[0] not in VERBS:
+        raise ConfigError(f"engine run: expected a verb ({', '.join(VERBS)}), found {' '.join(rest[:1]) or 'nothing'}",
                           fix="for example: engine run -n 2 train data.csv")
-    parse(args.rest)
-    return run(args.ranks, args.rest, mpi=args.mpi, timeout_s=args.timeout)
+    if args.ranks is None:
+        raise ConfigError("engine run: expected -n N, found no number of ranks", fix="add -n N before the verb")
+    parse(rest)
+    return run(args.ranks, rest, mpi=args.mpi, timeout_s=args.timeout)
 
 
 def _finalize() -> None:
     """Ends MPI in good order; only after a run in which every rank has passed the last barrier."""
     if "mpi4py.MPI" in sys.modules:
+        from engine.comm import repair
         from engine.comm.world import finish
 
+        if repair.repaired:  # MPI_Finalize hangs after a death
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         finish()

@@ -82,11 +82,48 @@ class Mlp:
 
 
 @dataclass
+class Factor:
+    """Options of `model.kind=factor`: numbers a key (a multiple of 4), fields (0 = plain), steps and decay of the factors."""
+
+    factors: int = 4
+    fields: int = 0
+    rate_v: float | None = None
+    l2_v: float = 0.0
+    spread: float = 0.02
+
+
+@dataclass
+class Tree:
+    """Options of `model.kind=tree` and `forest`; None = the kind's own."""
+
+    trees: int | None = None
+    grace: int | None = None
+    delta: float | None = None
+    tie: float | None = None
+    subset: int | None = None
+    depth: int | None = None
+    nodes: int | None = None
+    poisson: float | None = None
+
+
+@dataclass
+class Stats:
+    """Options of `model.kind=kmeans` and `ridge`: clusters, and rows after which a row counts half (0 = never)."""
+
+    k: int = 8
+    half_life: float = 0.0
+
+
+@dataclass
 class Update:
-    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own)."""
+    """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own).
+
+    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors ("" = none; a forest's trees: adwin).
+    """
 
     chain: str = ""
     batch: int | None = None
+    drift: str = ""
 
 
 @dataclass
@@ -122,6 +159,23 @@ class Checkpoint:
 
 
 @dataclass
+class Fault:
+    """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
+    """
+
+    memory: str = "auto"
+    folder: str = "/dev/shm"
+    copies: int = 1
+    ranks_per_node: int = 0
+    frozen: float = 0.5
+    hung: float = 300.0
+    seal: int = 4 << 20
+    inplace: bool = True
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -133,6 +187,16 @@ class Run:
 
 
 @dataclass
+class Embed:
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+
+    width: int = 0
+    asynchronous: bool = False
+    queue: int = 4
+    full: str = "wait"
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
@@ -140,11 +204,16 @@ class Config:
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
+    factor: Factor = field(default_factory=Factor)
+    tree: Tree = field(default_factory=Tree)
+    stats: Stats = field(default_factory=Stats)
     update: Update = field(default_factory=Update)
     exchange: Exchange = field(default_factory=Exchange)
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
+    embed: Embed = field(default_factory=Embed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -168,26 +237,29 @@ CHOICES = {
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
-    "checkpoint.resume": ("auto", "must", "never"),
+    "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
+    "fault.memory": ("auto", "on", "off"),
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0}
+          "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
-def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[str] = (),
+def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a TOML file, `ENGINE_*` variables and `section.key=value` settings, later ones first.
+    """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
 
     >>> resolve(overrides=["model.learner=pa1", "checkpoint.every=5000rows"]).model.learner
     'pa1'
     """
     config = Config()
-    if path is not None:
-        for section, values in _read(Path(path)).items():
+    if path is not None or text:
+        where = "the given text" if path is None else str(path)
+        for section, values in (_parsed(text, where) if path is None else _read(Path(path))).items():
             if not isinstance(values, dict):
-                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=str(path))
+                raise ConfigError(f"expected a [section], found {section} = {values!r}", where=where)
             for key, value in values.items():
-                _set(config, f"{section}.{key}", value, str(path))
+                _set(config, f"{section}.{key}", value, where)
     for name, text in sorted((os.environ if env is None else env).items()):
         match = re.fullmatch(rf"ENGINE_({'|'.join(f.name.upper() for f in fields(Config))})_(\w+)", name)
         if match:
@@ -202,11 +274,18 @@ def resolve(path: str | os.PathLike[str] | None = None, *, overrides: Iterable[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return _parsed(path.read_text(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}", fix="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=where) from None
 
 
 def known() -> list[str]:

@@ -11,10 +11,11 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from engine.comm import probe
+from engine.comm import probe, repair
 from engine.errors import ConfigError
 
 GRACE_S = 10.0
@@ -22,8 +23,11 @@ PR_SET_PDEATHSIG = 1
 CODES = (64, 65, 70, 74, 75, 130)
 
 
-def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], dict[str, str]]:
-    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks."""
+def command(ranks: int, verb: list[str], *, mpi: str = "", mend: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks.
+
+    `mend`: with what this MPI needs so that survivors of a death can go on in place (comm/repair.py).
+    """
     mpiexec = probe.launcher(mpi)
     if not mpiexec:
         raise ConfigError("no mpiexec found", fix="pip install 'engine[mpi]', or load the site's MPI module")
@@ -33,7 +37,12 @@ def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], d
     if ranks < 1:
         raise ConfigError(f"-n: expected at least 1 rank, found {ranks}")
     options, env = probe.flags(mpiexec, ranks)
-    line = [mpiexec, *options, "-n", str(ranks), sys.executable, "-m", "engine", *verb]
+    before: list[str] = []
+    if mend and ranks > 1 and probe.vendor(mpiexec) == "openmpi":
+        options += repair.ULFM_FLAGS
+    elif mend and ranks > 1 and probe.vendor(mpiexec) == "mpich":
+        options, before, env = [*options, *repair.SHIELD_FLAGS], repair.SHIELD, {**env, "ENGINE_TIER": "shield"}
+    line = [mpiexec, *options, "-n", str(ranks), *before, sys.executable, "-m", "engine", *verb]
     return line, {**os.environ, **env, "ENGINE_MPIEXEC": mpiexec}
 
 
@@ -47,33 +56,41 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
         print(f"engine: {ranks} ranks on {cores} cores: each gets 1/{ranks / cores:.1f} of a core", file=sys.stderr)
-    asked: list[int] = []
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
         children: list[subprocess.Popen[bytes]] = []
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            asked.append(number)
-            if len(asked) == 1:
-                record.with_name("stop").write_text(signal.Signals(number).name)
-            for child in children:
-                child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
-
-        old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
-        children.append(child)
-        if asked:  # what came while the launcher was starting
-            child.send_signal(signal.SIGUSR1)
-        try:
-            code = child.wait(timeout_s or None)
-        except subprocess.TimeoutExpired:
-            asked.append(signal.SIGTERM)
-            code = _end(child)
-            print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        with forwarding(children, record) as asked:
+            child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+            children.append(child)
+            if asked:  # what came while the launcher was starting
+                child.send_signal(signal.SIGUSR1)
+            try:
+                code = child.wait(timeout_s or None)
+            except subprocess.TimeoutExpired:
+                asked.append(signal.SIGTERM)
+                code = _end(child)
+                print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
         return outcome(code, record, asked)
+
+
+@contextlib.contextmanager
+def forwarding(children: list[subprocess.Popen[bytes]], record: Path) -> Iterator[list[int]]:
+    """While inside, signals to us go on to the children; yields the list of those that came."""
+    asked: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            record.with_name("stop").write_text(signal.Signals(number).name)
+        for child in children:
+            child.send_signal(signal.SIGUSR1 if len(asked) == 1 else number)
+
+    old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -5,7 +5,8 @@ nothing is printed; signals, environment and logging are left alone; an error is
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,8 @@ from engine.cluster.clock import Rules, Save, Stop
 from engine.comm import sync
 from engine.config import Config, resolve
 from engine.errors import ConfigError, DataError
+from engine.insitu import Guarded, Stream
+from engine.source.foreign import host
 from engine.types import Array, Batch, Link, Schema
 
 
@@ -35,13 +38,19 @@ class Session:
                  config: Config | None = None, **settings: Any) -> None:
         self.config = config or resolve(overrides=[f"{key}={value}" for key, value in settings.items()], env={})
         self.schema = Schema(width, sparse, task, tuple(map(str, range(classes))) if task == "multiclass" else ())  # type: ignore[arg-type]
-        self.link: Link = jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
-        sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
-        if self.config.exchange.split == "keys" and self.link.size > 1:
-            raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
-                              fix="use exchange.split=rows, or one rank with loop.threads")
-        self._queue = _Queue()
-        self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
+        self.link: Link = comm if isinstance(comm, Link) else jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
+        self._stream: Stream | None = None
+        try:
+            sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+            if self.config.exchange.split == "keys" and self.link.size > 1:
+                raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
+                                  fix="use exchange.split=rows, or one rank with loop.threads")
+            self._queue = _Queue()
+            self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
+        except BaseException:
+            if self.link is not comm:
+                self.link.close()
+            raise
 
     def partial_fit(self, x: Array, y: Array, *, weight: Array | None = None) -> Session:
         """Score, then learn this rank's rows, example by example (collective). `x` (n, width), `y` (n,).
@@ -49,10 +58,38 @@ class Session:
         `x` may be a SciPy-like CSR matrix where the session is sparse. ValueError-like mistakes are a DataError on
         every rank, before anything is learned.
         """
+        self._drain()
+        self._learn(lambda: self._batch(x, y, weight))
+        return self
+
+    def stream(self, capacity: int = 4, full: str = "wait") -> Stream:
+        """A bounded queue of rows that a thread learns while the caller computes (collective; engine.insitu)."""
+        from engine.comm import adopt
+
+        self._drain()
+        if self.link.size > 1 and adopt.running() and not adopt.threaded():
+            raise ConfigError("stream: expected MPI_THREAD_MULTIPLE, since a thread exchanges while the program goes on",
+                              fix="MPI_Init_thread(..., MPI_THREAD_MULTIPLE, ...), or learn synchronously")
+        if self._stream is not None:
+            self._stream.close()
+        if not isinstance(self._job.team, Guarded):
+            self._job.team = Guarded(self._job.team)  # type: ignore[assignment]
+        empty = Batch(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
+        self._stream = Stream(self.link, self._learn, self._batch, empty, capacity=capacity, full=full,
+                              limit_s=self.config.loop.stall_timeout)
+        return self._stream
+
+    def _drain(self) -> None:
+        """Waits until the stream's thread stands still, so that this thread may talk to the other ranks."""
+        if self._stream is not None:
+            self._stream.wait()
+
+    def _learn(self, make: Callable[[], Batch]) -> None:
+        """Learns the batch that `make` returns; an error that it raises on any rank is raised on all (collective)."""
         error: Exception | None = None
         batch: Batch | None = None
         try:
-            batch = self._batch(x, y, weight)
+            batch = make()
         except Exception as caught:
             error = caught
         sync.vote(self.link, [0], error, name="partial_fit")
@@ -65,16 +102,18 @@ class Session:
             tick = loop.step(job, rows)
             job.clock, _ = loop.advance(job.clock, tick, Rules())
             if not tick.left:
-                return self
+                return
 
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
-        none = np.full(x.shape[0], np.nan, np.float32)
+        none = np.full(len(x) if hasattr(x, "__len__") else x.shape[0], np.nan, np.float32)
         batch, stage = self._batch(x, none, None), self._job.stage
-        return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
+        with getattr(self._job.team, "lock", nullcontext()):
+            return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 
     def fit(self, source: Any) -> Iterator[loop.Event]:
         """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""
+        self._drain()
         opened = jobs.open_agreed(self.config, self.link, source)
         self._job.stream = jobs.stream(self.config, self.link, opened, None)
         for event in loop.run(self._job):
@@ -87,6 +126,7 @@ class Session:
 
     def summary(self) -> dict[str, Any]:
         """Prequential scores over all ranks and rows so far, the same on every rank (collective)."""
+        self._drain()
         meter = loop.merged_meter(self._job)
         return self.link.bcast(None if meter is None else meter.summary(), name="summary")
 
@@ -94,17 +134,23 @@ class Session:
         """Write a checkpoint of the model into `directory` (collective)."""
         if not directory:
             raise ConfigError("checkpoint: expected a directory, found none", fix="set checkpoint.dir, or pass one")
+        self._drain()
         jobs.save(self._job, self.config, directory, self.schema)
 
     def resume(self, directory: str) -> Session:
         """Load the newest good checkpoint of `directory` (collective)."""
+        self._drain()
         jobs.restore(self._job, self.config, directory, self.schema)
         return self
 
     def close(self) -> None:
         """Free the duplicates of the communicator (collective). MPI itself is left as it was."""
-        self._job.team.close()
-        self.link.close()
+        try:
+            if self._stream is not None:
+                self._stream.close()
+        finally:
+            self._job.team.close()
+            self.link.close()
 
     def __enter__(self) -> Session:
         return self
@@ -114,6 +160,7 @@ class Session:
             self.close()
 
     def _batch(self, x: Any, y: Any, weight: Any) -> Batch:
+        x, y, weight = x if self.schema.sparse else host(x), host(y), None if weight is None else host(weight)
         y = np.ascontiguousarray(y, np.float32)
         order = np.arange(len(y), dtype=np.int64)
         previous = np.concatenate([np.full(min(1, len(y)), np.nan, np.float32), y[:-1]])

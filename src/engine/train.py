@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop
+from engine import __version__, loop, mend, protect
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -59,6 +60,15 @@ class Diary:
             self.log.head(f"engine {__version__} | {link.size} rank{'s' * (link.size > 1)} x {jobs.threads(config)} thread"
                           f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
+
+    def move(self, link: Link) -> None:
+        """The run goes on with other ranks: whoever is rank 0 now writes, in the same places."""
+        self.link = link
+        if link.rank == 0 and self.log is None and not self.config.run.quiet:
+            self.log = Log(sys.stderr if self.config.run.json else sys.stdout)
+        if link.rank == 0 and self.folder is None and self.config.run.dir not in ("-", ""):
+            self.folder = self._make(self.config.run.dir)
+            self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
 
     @staticmethod
     def _make(given: str) -> Path:
@@ -133,26 +143,60 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     link = link_up(config, guard)
     sync.same(link, config.digest(), "the configuration")
     opened = jobs.open_agreed(config, link, source)
-    job = jobs.assemble(config, link, opened.schema, None)
-    job.stop, job.beat = (lambda: guard.stop), guard.beat
     diary = Diary(config, link, title or config.data.source, opened.schema)
-    before = resume(job, config, opened.schema, diary)
-    place = None if before is None else jobs.streams.Position.parse(before["position"])
-    job.stream = jobs.stream(config, link, opened, place)
+    job, shield, before = prepared(config, link, opened, diary, guard)
     stopped = ""
-    for event in loop.run(job):
-        stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+    while True:
+        try:
+            for event in loop.run(job):
+                stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+            break
+        except Exception as lost:
+            job, shield = mend.mend(lost, job, shield, mend.Means(config, opened, diary, guard, prepared))
+            link = job.link
     stats = jobs.gathered_stats(link, opened)
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
     opened.close()
     link.barrier(name="end of run")
+    if shield is not None:
+        shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
         error = Preempted(f"stopped by {stopped} after {job.clock.rows} rows{kept}", fix="start again with --resume")
         error.code = 130 if stopped == "SIGINT" else 75
         raise error
     return summary
+
+
+def prepared(config: Config, link: Link, opened: Source, diary: Diary,
+             guard: Guard) -> tuple[loop.Job, protect.Protection | None, dict[str, Any] | None]:
+    """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
+    job = jobs.assemble(config, link, opened.schema, None)
+    job.stop, job.beat = (lambda: guard.stop), guard.beat
+    shield = protect.start(config, link)
+    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
+    place = None if before is None else jobs.streams.Position.parse(before["position"])
+    job.stream = jobs.stream(config, link, opened, place)
+    if shield is not None:
+        shield.begin(job, opened.schema)
+        job.keeper = shield
+        tiers = mend.tiers(link)  # asked of every rank, while all are well
+        if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
+            diary.note(f"recovery: {tiers}")
+    return job, shield, before
+
+
+def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+    """What node memory held, where the run goes on from it: the newest committed step."""
+    before = None if shield is None else shield.recover(job, schema)
+    if before is not None:
+        for problem in before["problems"]:
+            diary.note(f"node memory: {problem}")
+            diary.event("damaged", job.clock.rows, what=problem)
+        diary.note(f"recovered step {job.clock.step} from node memory at row {job.clock.rows}")
+        diary.event("recovered", job.clock.rows, step=job.clock.step, path=before["path"], spent=before["spent"])
+    return before
 
 
 def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:

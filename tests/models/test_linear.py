@@ -270,7 +270,7 @@ def test_learn_batch_is_one_mean_step():
     got = model.state()["model/linear"].data[:, 0]
     x = np.column_stack([batch.x, np.ones(50)])
     np.testing.assert_allclose(got, 0.1 * (batch.y @ x) / 50, rtol=1e-5)
-    with pytest.raises(ConfigError, match="learn_batch"):
+    with pytest.raises(ConfigError, match="mini-batches"):
         Linear(4, learner="nag").learn_batch(batch)
 
 

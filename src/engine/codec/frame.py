@@ -30,8 +30,8 @@ SHAPE_LIMIT = 32
 Bytes = bytes | bytearray | memoryview
 
 # Kinds and codecs are numbers for ever; a room that adds one takes the next number here and in docs/format.md.
-KINDS = {"raw": 0, "block": 1, "update": 2, "delta": 3, "journal": 4}
-CODECS = {"raw": 0, "pack": 1, "sparse": 2, "quant": 3, "delta": 4, "lowrank": 5, "chain": 6}
+KINDS = {"raw": 0, "block": 1, "update": 2, "delta": 3, "journal": 4, "rows": 5}
+CODECS = {"raw": 0, "pack": 1, "sparse": 2, "quant": 3, "delta": 4, "lowrank": 5, "chain": 6, "rows": 7}
 DTYPES = (
     "bytes",
     "int8",
@@ -189,9 +189,34 @@ def encode_frame(
         table.append(_pack(ENTRY, offset, view.nbytes, count, mode, crc, digest))
         body += [view, memoryview(pad)] if pad else [view]
         offset += view.nbytes + len(pad)
-    rest = b"".join([ext, _pack(struct.Struct(f"<{len(shape)}Q"), *shape), *table])
-    head = padded(CORE.size + len(rest))
-    rest += bytes(head - CORE.size - len(rest))
+    head = frame_head(
+        kind, codec, b"".join(table), offset, dtype=dtype, shape=shape, name=name, base=base, new=new, flags=flags, ext=ext
+    )
+    return [memoryview(head), *body]
+
+
+def head_size(shape: Sequence[int], ext: bytes, chunks: int) -> int:
+    """Bytes before the payload."""
+    return padded(CORE.size + len(ext) + 8 * len(shape) + ENTRY.size * chunks)
+
+
+def frame_head(
+    kind: int,
+    codec: int,
+    table: bytes,
+    payload: int,
+    *,
+    dtype: str = "bytes",
+    shape: Sequence[int] = (),
+    name: int = 0,
+    base: int = 0,
+    new: int = 0,
+    flags: int = 0,
+    ext: bytes = b"",
+) -> bytes:
+    """All before the payload, whose chunks `table` describes (32 bytes each) in `payload` bytes."""
+    rest = b"".join([ext, _pack(struct.Struct(f"<{len(shape)}Q"), *shape), table])
+    rest += bytes(padded(CORE.size + len(rest)) - CORE.size - len(rest))
     core = _pack(
         CORE,
         MAGIC,
@@ -201,17 +226,17 @@ def encode_frame(
         _DTYPE[dtype],
         len(shape),
         flags,
-        len(views),
+        len(table) // ENTRY.size,
         name,
         base,
         new,
-        offset,
+        payload,
         len(ext),
         0,
         _native.crc32c(rest),
         0,
     )[:60]
-    return [memoryview(core + _native.crc32c(core).to_bytes(4, "little") + rest), *body]
+    return core + _native.crc32c(core).to_bytes(4, "little") + rest
 
 
 def encode_array(kind: int, data: Array, **fields: Any) -> list[memoryview]:

@@ -159,16 +159,25 @@ class Linear:
         _native.sigmoid(scores, out)
         return out
 
-    def state(self) -> State:
-        """`model/linear` float32 `(rows, 3)`, `model/clock` float64 `(2,)`, `stage/scale` float64 `(columns, 3)`."""
+    def view(self) -> State:
+        """What `state` gives, as views of the live arrays."""
         columns = (("w", "owner"), ("a", "owner"), ("n", "owner"))
         state: State = {
-            "model/linear": Block(self._block[:, :3].copy(), columns),  # type: ignore[arg-type]
-            "model/clock": Block(self._clock.copy()),
+            "model/linear": Block(self._block[:, :3], columns),  # type: ignore[arg-type]
+            "model/clock": Block(self._clock),
         }
         if self._scale is not None:
-            state["stage/scale"] = Block(self._scale.copy())
+            state["stage/scale"] = Block(self._scale)
         return state
+
+    def changed(self, total: Update) -> dict[str, Any]:
+        """Rows that `merge(total)` changes, ascending, by path of the state; the rest of the state is not named."""
+        assert total.keys is not None
+        return {"model/linear": total.keys[: np.searchsorted(total.keys, len(self._block))]}
+
+    def state(self) -> State:
+        """`model/linear` float32 `(rows, 3)`, `model/clock` float64 `(2,)`, `stage/scale` float64 `(columns, 3)`."""
+        return {path: Block(block.data.copy(), block.columns) for path, block in self.view().items()}
 
     def load(self, state: Mapping[str, Block]) -> None:
         """Takes what `state` gave; it becomes the base. StoreError where a block is absent or of another shape."""

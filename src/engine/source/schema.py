@@ -18,6 +18,7 @@ from engine.types import Array, Schema
 SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT = range(5)
 Task = Literal["binary", "multiclass", "regression"]
 CLASSES_MAX = 64
+SAMPLE_ROWS = 1000  # of the head, evenly, that tell numbers from words
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,9 @@ def records(text: str, delimiter: str) -> list[list[str]]:
 def sniff(text: str) -> str:
     """The delimiter that cuts most of the first lines into one same number of columns, more winning ties."""
     best = (0, 1, ",")
+    lines = "\n".join(text[: 1 << 16].splitlines()[:20])
     for mark in ",;\t| ":
-        widths = [len(r) for r in records("\n".join(text.splitlines()[:20]), mark)]
+        widths = [len(r) for r in records(lines, mark)]
         for width in {w for w in widths if w > 1}:
             best = max(best, (widths.count(width), width, mark), key=lambda b: b[:2])
     return best[2]
@@ -157,7 +159,8 @@ def csv_plan(
     forced = {column(c, names, where): NUMERIC for c in numeric} | {
         column(c, names, where): CATEGORICAL for c in categorical
     }
-    share = [sum(number(r[i]) is None for r in body) / len(body) for i in range(len(names))]
+    some = body[:: max(1, len(body) // SAMPLE_ROWS)]
+    share = [sum(number(r[i]) is None for r in some) / len(some) for i in range(len(names))]
     kinds = [forced.get(i, CATEGORICAL if share[i] > 0.1 else NUMERIC) for i in range(len(names))]
     return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines)
 
@@ -178,10 +181,10 @@ def _finish(
 ) -> Plan:
     cells = [r[goal].strip(" \t\r") for r in body]
     levels: tuple[float, ...] = ()
-    known = [v for c in cells if (v := number(c)) is not None and np.isfinite(v)]
+    known = [v for c in set(cells) if (v := number(c)) is not None and np.isfinite(v)]
     if words > 0.1 or (labels and any(number(v) is None for v in labels)):
         kinds[goal] = TARGET_TEXT
-        given = tuple(labels or sorted({c for c in cells if (v := number(c)) is None or not np.isnan(v)}))
+        given = tuple(labels or sorted({c for c in set(cells) if (v := number(c)) is None or not np.isnan(v)}))
         kind: Task = task or ("binary" if len(given) == 2 else "multiclass")
     else:
         kinds[goal] = TARGET

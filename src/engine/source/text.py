@@ -115,28 +115,26 @@ def parse(plan: Plan, data: Any) -> tuple[Batch, Array, Array, Array]:
             mask=plan.mask,
             lines_only=not plan.quoted_newlines,
         )
-    batch = Batch(out["y"][:rows], np.arange(rows, dtype=np.int64), np.empty(0, np.float32))
+    batch = Batch(out["y"][:rows], out["at"][:rows], out["y"][:rows])  # order and previous follow
     if out["x"] is None:
         batch.indptr, batch.keys = out["indptr"][: rows + 1], out["keys"][:nnz]
         batch.values = None if ones else out["values"][:nnz]
     else:
         batch.x = out["x"][:rows]
-    batch.previous = np.full(rows, np.nan, np.float32)
     bad = out["bad"].reshape(-1, 3)[: min(64, int(out["tally"].sum()))]
     return _settle(plan, batch, out["at"][:rows], bad, out["tally"])
 
 
 def _settle(plan: Plan, batch: Batch, at: Array, bad: Array, tally: Array) -> tuple[Batch, Array, Array, Array]:
     """Class ids for labels, the policy for missing values; rows that fail either join the bad ones."""
-    wrong = np.zeros(len(batch), np.int64)
+    wrong = np.zeros(0, np.int64)
     if plan.levels:
-        levels = np.array(plan.levels, np.float32)
-        place = np.minimum(np.searchsorted(levels, batch.y), len(levels) - 1)
-        empty = np.isnan(batch.y)
-        wrong[~empty & (levels[place] != batch.y)] = 5
-        batch.y = np.where(empty, np.float32(np.nan), place.astype(np.float32))
+        batch.y, odd = _classes(plan.levels, batch.y)
+        if odd is not None:
+            wrong = np.where(odd, 5, 0)
     data = batch.x if batch.x is not None else batch.values
     if plan.format == "csv" and data is not None and plan.missing != "nan" and (gap := np.isnan(data)).any():
+        wrong = wrong if len(wrong) else np.zeros(len(batch), np.int64)
         if plan.missing == "zero":
             data[gap] = 0
         elif batch.x is not None:
@@ -153,9 +151,23 @@ def _settle(plan: Plan, batch: Batch, at: Array, bad: Array, tally: Array) -> tu
         keep = np.flatnonzero(wrong == 0)
         batch, at = batch.take(keep), at[keep]
     batch.order = np.arange(len(batch), dtype=np.int64)
+    batch.previous = np.empty(len(batch), np.float32)
     if len(batch):
-        batch.previous = np.concatenate([np.array([np.nan], np.float32), batch.y[:-1]])
+        batch.previous[0], batch.previous[1:] = np.nan, batch.y[:-1]
     return batch, at, bad, tally
+
+
+def _classes(levels: Sequence[float], y: Array) -> tuple[Array, Array | None]:
+    """Class ids float32 of the labels `y`, NaN where there is none; which labels are unknown, or None: none is."""
+    if len(levels) == 2:
+        high = y == np.float32(levels[1])
+        if (high | (y == np.float32(levels[0]))).all():
+            return high.astype(np.float32), None
+    table = np.array(levels, np.float32)
+    place = np.minimum(np.searchsorted(table, y), len(table) - 1)
+    empty = np.isnan(y)
+    odd = ~empty & (table[place] != y)
+    return np.where(empty, np.float32(np.nan), place.astype(np.float32)), odd if odd.any() else None
 
 
 class TextSource:
@@ -257,8 +269,8 @@ class TextSource:
                 )
             low = max(self._body[file], self._edge(handle, index * self.piece_bytes, size))
             high = max(low, self._edge(handle, min(size, (index + 1) * self.piece_bytes), size))
-            data = bytearray()
-            while len(data) < high - low and (part := os.pread(handle, high - low - len(data), low + len(data))):
+            data = os.pread(handle, high - low, low)
+            while 0 < len(data) < high - low and (part := os.pread(handle, high - low - len(data), low + len(data))):
                 data += part
             if len(data) < high - low:
                 raise DataError(
@@ -269,7 +281,7 @@ class TextSource:
         finally:
             os.close(handle)
         if data:
-            yield low, bytes(data)
+            yield low, data
 
     def _edge(self, handle: int, at: int, size: int) -> int:
         """First line start at or after byte `at`."""

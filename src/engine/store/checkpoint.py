@@ -367,7 +367,7 @@ def load(
     Columns not saved are zero.
     """
     if match is not None:
-        _check_match(checkpoint, match)
+        check_match(checkpoint.meta, match, str(checkpoint.path))
     manifest = checkpoint.manifest
     state: State = {}
     for path, layout in manifest["layout"].items():
@@ -385,14 +385,15 @@ def load(
     return state, checkpoint.meta
 
 
-def _check_match(checkpoint: Checkpoint, match: Mapping[str, Any]) -> None:
-    saved = checkpoint.meta.get("match", {})
+def check_match(meta: Mapping[str, Any], match: Mapping[str, Any], where: str) -> None:
+    """StoreError where what was saved is of another run: names both values of the first key that differs."""
+    saved = meta.get("match", {})
     wanted = json.loads(json.dumps(dict(match)))
     for key in sorted({*saved, *wanted}):
         if saved.get(key) != wanted.get(key):
             raise StoreError(
                 f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
-                where=str(checkpoint.path),
+                where=where,
                 fix=f"set {key} to {saved.get(key)!r}, or give another checkpoint directory",
             )
 

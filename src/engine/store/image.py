@@ -196,7 +196,14 @@ def _entry(block: Block, offset: int, room: int) -> dict[str, Any]:
 
 def read_head(path: Path) -> Head:
     """The head of an image file; FrameError where there is none or it is damaged."""
-    return _parse(_bytes_of(path))[0]
+    try:
+        with open(path, "rb") as file:
+            core = file.read(CORE.size)
+            data = np.frombuffer(core + file.read(frame_size(core) - CORE.size), np.uint8)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise refused(error, path, 0) from error
+    return _parse(data, size)[0]
 
 
 def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
@@ -205,7 +212,7 @@ def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
     FrameError names the first bad chunk that could not be repaired.
     """
     data = np.array(_bytes_of(path))  # private: what is verified is what is used, and a repair hurts nobody
-    head, start = _parse(data)
+    head, start = _parse(data, len(data))
     body = data[start:]
     for chunk, crc in enumerate(head.crcs.tolist()):
         part = body[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]
@@ -229,7 +236,7 @@ def chunk_of(path: Path, chunk: int) -> bytes | None:
     """Bytes of a chunk if they are as the head says, for the repair of a copy; None otherwise."""
     try:
         data = _bytes_of(path)
-        head, start = _parse(data)
+        head, start = _parse(data, len(data))
         part = data[start + chunk * CHUNK_BYTES : start + (chunk + 1) * CHUNK_BYTES]
         return part.tobytes() if chunk < len(head.crcs) and _native.crc32c(part) == head.crcs[chunk] else None
     except (FrameError, StoreError):
@@ -243,7 +250,8 @@ def _bytes_of(path: Path) -> Array:
         raise refused(error, path, 0) from error
 
 
-def _parse(data: Array) -> tuple[Head, int]:
+def _parse(data: Array, whole: int) -> tuple[Head, int]:
+    """The head in these bytes of a file of `whole` bytes, and where its body begins."""
     view = memoryview(data)  # type: ignore[arg-type]
     size = frame_size(view[: CORE.size])
     frame = decode_frame(view[:size])
@@ -256,6 +264,6 @@ def _parse(data: Array) -> tuple[Head, int]:
         start = said["body"]
     except (ValueError, KeyError, TypeError) as error:
         raise FrameError(f"image: its head cannot be read: {error}") from None
-    if len(data) - start < head.body_bytes:
-        raise FrameError(f"image: cut: expected {start + head.body_bytes} bytes, found {len(data)}")
+    if whole - start < head.body_bytes:
+        raise FrameError(f"image: cut: expected {start + head.body_bytes} bytes, found {whole}")
     return head, start

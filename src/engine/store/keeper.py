@@ -28,8 +28,8 @@ SEAL_BYTES = 4 << 20
 class Keeper:
     """The writer's side. `due`: the journal is long enough that a seal pays."""
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, *, seal_bytes: int = SEAL_BYTES) -> None:
+        self.folder, self.seal_bytes = Path(folder), seal_bytes
         make_dir(self.folder)
         self._journal = Durable(self.folder, sync=False, segment_bytes=SEAL_BYTES, limit_bytes=1 << 62)
         self._images = [Image(self.folder / "image-0"), Image(self.folder / "image-1")]
@@ -47,7 +47,7 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        return self._since > max(SEAL_BYTES, self._state_bytes // 2)
+        return self._since > max(self.seal_bytes, self._state_bytes // 2 if self.seal_bytes >= SEAL_BYTES else 0)
 
     def begin(self, state: Mapping[str, Block], record: Record) -> None:
         """The whole shard as of `record`; what was here before is forgotten."""

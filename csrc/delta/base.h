@@ -1,0 +1,34 @@
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "delta/ops.h"
+
+namespace engine::delta {
+
+inline constexpr std::size_t group = 512;  // values behind one width of bit-packing
+
+template <class F>
+inline F below(double bound) {  // the largest F that is not above
+    const F x = static_cast<F>(bound);
+    return static_cast<double>(x) > bound ? std::nextafter(x, F(0)) : x;
+}
+
+namespace base {
+
+#include "delta/loops.h"
+
+inline std::size_t pick(const u32* z, std::size_t n, u32 at, u32* index, u32* change) {
+    std::size_t k = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        index[k] = at + static_cast<u32>(i);
+        change[k] = z[i] - 1;
+        k += z[i] != 0;
+    }
+    return k;
+}
+
+}  // namespace base
+}  // namespace engine::delta

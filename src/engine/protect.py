@@ -1,0 +1,446 @@
+"""What keeps a running job safe: every committed step in node memory, a copy on another node, recovery from either.
+
+    begin:   the whole shard into an image, here and at the guard           (a new epoch; the old one stays until all have it)
+    commit:  this step's changed rows as one record, here and at the guard  (after the merge, before the next step learns)
+    vote:    the next step's vote carries the digest of the last step; where all agree it is committed
+    recover: the newest step that every shard can give with one digest, on any number of ranks
+
+The rank's shard is its share of the rows of what all ranks hold alike, and all that it alone holds (its meter, its cursors).
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import job as jobs
+from engine import loop
+from engine.cluster.health import Limits
+from engine.cluster.recover import Choice, Held, choose, guards
+from engine.config import Config
+from engine.crew import Crew
+from engine.errors import EngineError, PeerError, StoreError
+from engine.kernels import _native
+from engine.pulse import Pulse, die_with_parent, fence, fenced
+from engine.source import stream as streams
+from engine.store import crash
+from engine.store.checkpoint import check_match, split
+from engine.store.keeper import Copy, Keeper
+from engine.store.record import Change, Record, decode_record, encode_record
+from engine.types import Array, Batch, Block, Link, Schema, State
+
+WIDE_BYTES = 4096  # a row wider than this is kept element by element
+DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
+PER_RANK = "meter/"
+CANARY_ROWS, CANARY_SEED = 16, 7
+
+
+def run_id(config: Config) -> str:
+    """The name of the run in node memory: the supervisor's, or one that the checkpoint directory stands for; "" = none."""
+    if os.environ.get("ENGINE_MEMORY_ID"):
+        return os.environ["ENGINE_MEMORY_ID"]
+    if config.fault.memory == "on":
+        named = os.path.realpath(config.checkpoint.dir) if config.checkpoint.dir else f"{os.getppid()}-{os.getpid()}"
+        return hashlib.blake2b(named.encode(), digest_size=6).hexdigest()
+    return ""
+
+
+def home(folder: str) -> Path:
+    """Where this user's runs are in node memory; the temporary folder where `folder` cannot be written."""
+    base = folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else tempfile.gettempdir()
+    return Path(base) / f"engine-{os.getuid()}"
+
+
+_lives: list[str] = []  # one entry a start of protection in this process: the second is a recovery in place
+
+
+def start(config: Config, link: Link) -> Protection | None:
+    """The protection of this run, or None where it has none (collective)."""
+    if _lives:
+        return Protection(config, link, home(config.fault.folder) / _lives[0])
+    name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
+    if not name:
+        return None
+    die_with_parent(link.size)
+    root = home(config.fault.folder) / name
+    _lives.append(name)
+    anew = config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0"
+    if anew and not link.rank:
+        shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
+    link.barrier(name="node memory")
+    return Protection(config, link, root)
+
+
+class Protection:
+    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host."""
+
+    def __init__(self, config: Config, link: Link, root: Path) -> None:
+        self.config, self.link, self.root = config, link, root
+        newest = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
+        said = _all(link, (socket.gethostname(), os.getpid(), newest), "hosts")
+        hosts = [host for host, _, _ in said]
+        self.host = hosts.index(hosts[link.rank])
+        self.locals = [r for r in range(link.size) if hosts[r] == hosts[link.rank]]
+        each = config.fault.ranks_per_node
+        self.nodes = [r // each if each else hosts.index(name) for r, name in enumerate(hosts)]
+        self.epoch = max(epoch for _, _, epoch in said) + 1
+        pids = [pid for host, pid, _ in said if host == hosts[link.rank]]
+        self.killed = jobs.agreed(link, lambda: fence(root, self.epoch, spare=pids) if self.leads else [], "fence")
+        limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
+        self.pulse = Pulse(root, self.epoch, link.rank, link.size, limits, lambda text: audit("fence", why=text))
+        if hasattr(link, "alarm"):
+            link.alarm = self.pulse.why
+        self.guards = guards(self.nodes, config.fault.copies)
+        self.notes: list[str] = []
+        self._own: Keeper | None = None
+        self._copies: dict[int, Keeper] = {}
+        self._seen: State = {}
+        self._rows: dict[str, int] = {}
+        self._digest = 0
+        self._began = self._committed = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is the first of its host."""
+        return self.link.rank == self.locals[0]
+
+    def folder(self, shard: int, role: str) -> Path:
+        return self.root / f"epoch-{self.epoch:06d}" / f"node-{self.nodes[self.link.rank]}" / f"{role}-{shard:06d}"
+
+    # --- recovery
+
+    def recover(self, job: loop.Job, schema: Schema) -> dict[str, Any] | None:
+        """Takes the newest step that can be had from node memory; its meta, or None where there is none (collective).
+
+        `meta["spent"]`: seconds of the survey and of loading. StoreError where there is memory but no step is whole.
+        """
+        began = time.monotonic()
+        mine = [Copy(path) for path in self._found()]
+        held = [Held(f"{self.host}:{copy.folder}", copy.epoch, copy.shard, copy.shards,
+                     copy.folder.name.partition("-")[0], copy.versions) for copy in mine if copy.versions]
+        self.notes += [problem for copy in mine for problem in copy.problems]
+        by_rank = _all(self.link, held, "copies in memory")
+        known = [copy for part in by_rank for copy in part]
+        holder = [rank for rank, part in enumerate(by_rank) for _ in part]
+        surveyed = time.monotonic()
+        below: tuple[int, int] | None = None
+        while True:
+            choice = choose(known, below=below)
+            if choice is None:
+                if known:
+                    raise StoreError(f"node memory holds {len(known)} copies but no step of every shard",
+                                     where=str(self.root), fix="resume from the last checkpoint: delete that folder first")
+                return None
+            parts = self._load(choice, known, holder, mine)
+            if parts is not None:
+                break
+            below = (choice.epoch, choice.version)
+            self.notes.append(f"step {choice.version} of epoch {choice.epoch} is damaged in every copy: an older step is taken")
+        state, meta = _assembled(parts, choice.shards)
+        check_match(meta, jobs.matching(self.config, schema), str(self.root))
+        jobs.adopt(job, state, meta)
+        check_canary(meta, job)
+        spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
+        return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": choice.version}
+
+    def _found(self) -> list[Path]:
+        """Copies in the memory of this host that this rank looks at: those of its turn."""
+        paths = sorted(self.root.glob("epoch-*/node-*/*-*"), key=lambda path: path.name)
+        turn = self.locals.index(self.link.rank)
+        by_shard = [path for path in paths if int(path.name.rpartition("-")[2]) % len(self.locals) == turn]
+        return [path for path in by_shard if path.parent.parent.name != f"epoch-{self.epoch:06d}"]
+
+    def _load(self, choice: Choice, known: Sequence[Held], holder: Sequence[int],
+              mine: Sequence[Copy]) -> list[tuple[int, State, dict[str, Any]]] | None:
+        """Every shard at the chosen step, on every rank; None where a shard is damaged in all of its copies (collective)."""
+        by_name = {f"{self.host}:{copy.folder}": copy for copy in mine}
+        loaded: dict[int, tuple[State, dict[str, Any]]] = {}
+        for attempt in range(max(len(places) for places in choice.sources)):
+            for shard, places in enumerate(choice.sources):
+                if attempt >= len(places) or holder[places[attempt]] != self.link.rank or shard in loaded:
+                    continue
+                copy = by_name[known[places[attempt]].holder]
+                names = [known[place].holder for place in places if place != places[attempt]]
+                others = [by_name[name].folder for name in names if name in by_name]
+                try:
+                    loaded[shard] = copy.state_at(choice.version, others)
+                except EngineError as error:
+                    self.notes.append(f"{copy.folder}: {error.message}")
+                self.notes += [p for p in copy.problems if p not in self.notes]
+            have = self.link.vote(np.array([shard in loaded for shard in range(choice.shards)]), name="loaded shards").any(0)
+            if have.all():
+                break
+        else:
+            return None
+        packed = np.frombuffer(pickle.dumps([(s, *found) for s, found in loaded.items()], protocol=5), np.uint8)
+        whole = self.link.allgather(packed, name="shards from memory") if self.link.size > 1 else [packed]
+        parts = {s: (s, state, meta) for data in whole for s, state, meta in pickle.loads(data.tobytes())}
+        return [parts[shard] for shard in range(choice.shards)]
+
+    # --- protection
+
+    def begin(self, job: loop.Job, schema: Schema) -> None:
+        """The job's state as it is becomes this epoch's base, here and at the guards; then older epochs go (collective)."""
+        crash.node_folder = str(self.folder(0, "own").parent)
+        crash.point("begin")
+        state = {path: Block(np.array(block.data), block.columns) for path, block in self._shard(job).items()}
+        self._seen = {path: Block(block.data.copy(), block.columns) for path, block in state.items()}
+        meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
+        step = job.clock.step
+        self._digest = step & DIGEST
+        record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
+        self._own = jobs.agreed(self.link, lambda: self._keep(self.link.rank, "own", state, record), "images")
+        packed = np.frombuffer(pickle.dumps((state, record), protocol=5), np.uint8)
+        for ward, data in self._relayed(packed, "images to guards"):
+            theirs, first = pickle.loads(data.tobytes())
+            self._copies[ward] = self._keep(ward, "copy", theirs, first)
+        self.link.barrier(name="images")
+        crash.point("began")
+        self._began = self._committed = step
+        if self.leads:
+            for path in self.root.glob("epoch-*"):
+                if _epoch_of(path) < self.epoch:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _keep(self, shard: int, role: str, state: State, record: Record) -> Keeper:
+        keeper = Keeper(self.folder(shard, role), seal_bytes=self.config.fault.seal)
+        keeper.begin(state, record)
+        return keeper
+
+    def pledge(self) -> list[float]:
+        """Digest of the last step, kept here and at the guards; and whether the journal is long."""
+        crash.point("learned")
+        return [float(self._digest), float(self._own is not None and self._own.due)]
+
+    def heard(self, table: Array) -> None:
+        """The last step is committed where all digests agree; PeerError on every rank where they do not."""
+        if (table[:, 0] != table[0, 0]).any():
+            odd = [r for r, digest in enumerate(table[:, 0].tolist()) if digest != float(np.median(table[:, 0]))]
+            raise PeerError(f"ranks disagree on step {self._own.version if self._own else 0}: digests differ on ranks "
+                            f"{odd or list(range(len(table)))}", fix="start again: the last agreed step is taken")
+        if self._own is None:
+            return
+        self._committed = self._own.version
+        self.pulse.step(self._committed)
+        crash.point("voted")
+        if table[:, 1].any():
+            for keeper in (self._own, *self._copies.values()):
+                keeper.seal()
+
+    def commit(self, job: loop.Job) -> None:
+        """Keeps the step just merged; what it costs is in `job.counts`."""
+        if self._own is None:
+            return
+        began = time.perf_counter()
+        crash.point("commit")
+        total = job.merged
+        if total is not None and total.keys is not None:
+            seed = self._digest & 0xFFFFFFFF
+            keys, values = (_native.crc32c(np.ascontiguousarray(part), seed) for part in (total.keys, total.values))
+            self._digest = (keys << 26 ^ values ^ job.clock.step) & DIGEST
+        else:
+            self._digest = job.clock.step & DIGEST
+        changes, meta = tuple(self._changes(job)), self._meta(job)
+        record = Record(job.clock.step, self._own.version, changes, meta, self.epoch, self._digest, self.link.rank,
+                        self.link.size)
+        self._own.append(record)
+        crash.point("own")
+        if any(self.guards):
+            packed = np.concatenate([np.frombuffer(b, np.uint8) for b in encode_record(record)])
+            for ward, data in self._relayed(packed, "records to guards"):
+                self._copies[ward].append(decode_record(data))
+        crash.point("kept")
+        if isinstance(job.team, Crew) and self.link.size > 1:
+            self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
+        job.counts.add("protect_s", time.perf_counter() - began)
+
+    def whole_digest(self, job: loop.Job) -> int:
+        """A digest of what all ranks hold alike: equal where they do, bit for bit."""
+        digest = 0
+        for path, block in sorted(jobs.views(job).items()):
+            if not path.startswith(PER_RANK):
+                digest = _native.crc32c(np.ascontiguousarray(block.data), _native.crc32c(path.encode(), digest))
+        return digest
+
+    def close(self, *, done: bool) -> None:
+        """Ends the heartbeat; where the run is done, node memory is given back."""
+        self.pulse.done()
+        for keeper in (self._own, *self._copies.values()):
+            if keeper is not None:
+                keeper.close()
+        if done:
+            self.link.barrier(name="memory given back")
+            marker = os.environ.get("ENGINE_DONE_FILE")
+            if marker and self.link.rank == 0:
+                Path(marker).write_text(json.dumps({"epoch": self.epoch, "step": self._committed}))
+            if self.leads:
+                shutil.rmtree(self.root, ignore_errors=True)
+
+    def _relayed(self, data: Array, name: str) -> list[tuple[int, Array]]:
+        """`data` to each guard of this rank; (ward, what it sent) of each ward (collective)."""
+        found: list[tuple[int, Array]] = []
+        for turn in range(max(map(len, self.guards), default=0)):
+            wards = [r for r, chosen in enumerate(self.guards) if len(chosen) > turn and chosen[turn] == self.link.rank]
+            parts = [np.empty(0, np.uint8)] * self.link.size
+            if sorted(g[turn] for g in self.guards) == list(range(self.link.size)):
+                target = self.guards[self.link.rank][turn]
+                found.append((wards[0], self.link.relay(data, target=target, source=wards[0], name=name)))
+                continue
+            parts[self.guards[self.link.rank][turn]] = data  # uneven nodes: some guard several, some none
+            theirs = self.link.alltoall(parts, name=name)
+            found += [(ward, theirs[ward]) for ward in wards]
+        return found
+
+    def _shard(self, job: loop.Job) -> State:
+        """This rank's share of the job's state, views where the model gives them."""
+        mine: State = {}
+        for path, block in jobs.views(job).items():
+            data = block.data if block.data.ndim else block.data[None]
+            if data.ndim > 1 and data.nbytes > WIDE_BYTES * len(data):
+                data = np.ascontiguousarray(data).reshape(-1)
+            if not path.startswith(PER_RANK):
+                self._rows[path] = len(data)
+                low, high = split(len(data), self.link.rank, self.link.size)
+                data = data[low:high]
+            mine[path] = Block(data, block.columns)
+        return mine
+
+    def _changes(self, job: loop.Job) -> list[Change]:
+        """Rows that differ from the step before: as the exchange names them, else found by comparison."""
+        hinted, found = _hints(job), []
+        for path, block in self._shard(job).items():
+            data = block.data
+            if path in hinted:
+                self._seen.pop(path, None)
+                rows = hinted[path]
+                low, high = split(self._rows[path], self.link.rank, self.link.size)
+                rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - np.uint32(low)
+                found.append(Change(path, rows, _taken(data, rows), len(data), block.columns))
+                continue
+            old = self._seen.get(path)
+            if old is None or old.data.shape != data.shape or old.data.dtype != data.dtype:
+                self._seen[path] = Block(np.array(data), block.columns)
+                found.append(Change(path, None, self._seen[path].data.copy(), len(data), block.columns))
+                continue
+            rows = _differing(old.data, data)
+            if len(rows):
+                fresh = np.ascontiguousarray(data[rows])
+                old.data[rows] = fresh
+                found.append(Change(path, rows, fresh, len(data), block.columns))
+        return found
+
+    def _meta(self, job: loop.Job) -> dict[str, Any]:
+        """Cursors and clock of this step, in the same record as its rows."""
+        stream, clock = job.stream, job.clock
+        meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
+        if isinstance(stream, streams.Placed):
+            meta["mark"] = stream.mark()
+        elif hasattr(stream, "position"):
+            meta["position"] = stream.position.dump()
+        wide = {path: list(block.data.shape) for path, block in jobs.views(job).items()
+                if block.data.ndim > 1 and block.data.nbytes > WIDE_BYTES * len(block.data)}
+        return meta | {"shapes": wide, "canary": canary(job)}
+
+
+def canary(job: loop.Job) -> int:
+    """A checksum of the model's predictions for the same sixteen made-up rows at every step."""
+    model = job.team.models[0]
+    width = int(getattr(model, "options", {}).get("width", 0))
+    if not width:
+        return 0
+    try:
+        return int(_native.crc32c(np.ascontiguousarray(model.predict(_canary_rows(width)))))
+    except EngineError:
+        return 0  # a model of dense rows only
+
+
+@cache
+def _canary_rows(width: int) -> Batch:
+    rng = np.random.Generator(np.random.Philox(CANARY_SEED))
+    none = np.zeros(CANARY_ROWS, np.float32)
+    indptr = np.arange(0, 4 * CANARY_ROWS + 1, 4)
+    keys = np.sort(rng.integers(0, width, (CANARY_ROWS, 4)), axis=1).astype(np.uint32).ravel()
+    return Batch(none, np.arange(CANARY_ROWS), none, indptr=indptr, keys=keys, values=rng.random(len(keys)).astype(np.float32))
+
+
+def check_canary(meta: Mapping[str, Any], job: loop.Job) -> None:
+    """PeerError where the recovered model does not predict what it predicted when the step was committed."""
+    if meta.get("canary", 0) != (found := canary(job)):
+        raise PeerError(f"the canary rows are predicted otherwise than before: {found:08x}, expected {meta['canary']:08x}",
+                        fix="start again from the last checkpoint")
+
+
+def audit(event: str, **more: Any) -> None:
+    """A line of the audit log, where the run has one."""
+    if path := os.environ.get("ENGINE_AUDIT"):
+        with open(path, "a") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **more}) + "\n")
+
+
+def _all(link: Link, value: Any, name: str) -> list[Any]:
+    """Every rank's value, on every rank."""
+    parts = link.allgather(np.frombuffer(pickle.dumps(value), np.uint8), name=name)
+    return [pickle.loads(part.tobytes()) for part in parts]
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.name[6:]) if path.name[6:].isdigit() else 0
+
+
+def _hints(job: loop.Job) -> dict[str, Array]:
+    """Rows that the last exchange changed, by path, as far as the model can name them."""
+    if job.merged is None:
+        return {}
+    changed = getattr(job.team.models[0], "changed", None)
+    return {} if changed is None else dict(changed(job.merged))
+
+
+def _taken(data: Array, rows: Array) -> Array:
+    """`data[rows]`, contiguous; by way of the whole row where `data` is some columns of it (eight times as fast)."""
+    base = data.base
+    whole = (isinstance(base, np.ndarray) and data.ndim == 2 and base.ndim == 2 and base.flags.c_contiguous
+             and data.strides == base.strides and base.dtype == data.dtype)
+    if not whole or base is None:
+        return np.ascontiguousarray(data[rows])
+    start = (data.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // max(1, base.strides[0])
+    return np.ascontiguousarray(base.take(rows.astype(np.int64) + start, axis=0)[:, : data.shape[1]])
+
+
+def _differing(old: Array, new: Array) -> Array:
+    """Rows whose bytes differ, uint32 ascending."""
+    if not new.size:
+        return np.zeros(0, np.uint32)
+    if new.ndim > 1:
+        width = new.nbytes // max(1, len(new))
+        a, b = (np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8).reshape(len(x), width) for x in (old, new))
+        wide = width % 4 == 0
+        return np.flatnonzero((a.view(np.uint32) != b.view(np.uint32)).any(1) if wide else (a != b).any(1)).astype(np.uint32)
+    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}.get(new.dtype.itemsize)
+    same = np.ascontiguousarray(new)
+    return np.flatnonzero(old.view(kind) != same.view(kind) if kind else old != same).astype(np.uint32)
+
+
+def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) -> tuple[State, dict[str, Any]]:
+    """The state of all shards as one, and the meta of the step."""
+    state: State = {}
+    for path in sorted({path for _, part, _ in parts for path in part}):
+        blocks = [part[path] for _, part, _ in parts if path in part]
+        data = np.concatenate([block.data for block in blocks]) if len(blocks) > 1 else blocks[0].data
+        shape = next((meta["shapes"][path] for _, _, meta in parts if path in meta["shapes"]), None)
+        state[path] = Block(data.reshape(shape) if shape else data, blocks[0].columns)
+    meta = dict(parts[0][2])
+    if "mark" in meta:
+        marks = [part["mark"] for _, _, part in parts]
+        meta["position"] = streams.merged(marks, meta["clock"][1], float(meta["label"])).dump()
+    return state, meta | {"ranks": shards}

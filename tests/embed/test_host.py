@@ -1,0 +1,72 @@
+"""engine.h from a C host on real ranks: it learns, the same under both MPIs; every mistake is a code; the host lives."""
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.embed.conftest import HERE, compiled, environment, other, started
+
+
+@pytest.mark.smoke
+def test_a_c_solver_learns(tmp_path):
+    program = compiled(HERE / "solver.c", tmp_path / "solver")
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+    assert "libpython" not in linked
+    first, info = started(program, 2).stdout.splitlines()[:2]
+    weights = [float(word) for word in first.split()[3:]]
+    assert weights == pytest.approx([1, 2, 3, 4], abs=0.3)
+    found = json.loads(info)
+    assert found["rows"] == 2 * 100 * 64 and found["width"] == 4 and found["state"] == "idle"
+    if other():
+        foreign = compiled(HERE / "solver.c", tmp_path / "foreign", other())
+        assert started(foreign, 2, prefix=other()).stdout.splitlines()[0] == first
+
+
+@pytest.mark.smoke
+def test_mistakes_are_codes_and_the_host_lives(tmp_path):
+    program = compiled(HERE / "errors.c", tmp_path / "errors")
+    done = started(program, 2, NO_CUDA="1")
+    assert sorted(done.stdout.splitlines()) == ["rank 0: host alive", "rank 1: host alive"]
+    assert done.stderr == ""
+
+
+def test_libengine_links_neither_mpi_nor_python():
+    from engine import lib
+
+    linked = subprocess.run(["ldd", lib.HOME / "libengine.so"], capture_output=True, text=True, check=True).stdout
+    assert not any(word in linked for word in ("mpi", "python", "stdc++"))
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("ENGINE_LIBPYTHON", "/no/such/libpython.so", "cannot load the Python library"),
+    ("ENGINE_LIBPYTHON", "", "no Python found"),
+    ("ENGINE_LIBPYTHON", "libm.so.6", "has no entry"),
+])
+def test_a_missing_python_is_a_code_with_the_fix(tmp_path, name, value, said):
+    program = tmp_path / "alone"
+    source = tmp_path / "alone.c"
+    source.write_text("""
+#include <stdio.h>
+#include "engine.h"
+int main(void) {
+    engine_t *e = (engine_t *)&e;
+    int code = engine_open(ENGINE_ALONE, NULL, &e);
+    printf("%d %d\\n%s\\n", code, e == NULL, engine_error(NULL));
+    return 0;
+}""")
+    compiled(source, program)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, env={**environment(), name: value})
+    assert done.returncode == 0 and done.stderr == ""
+    first, *message = done.stdout.splitlines()
+    assert first == "69 1"
+    assert said in message[0] and "engine embed --env" in done.stdout
+
+
+def test_only_the_calls_of_engine_h_are_exported():
+    from engine import lib
+
+    table = subprocess.run(["nm", "-D", "--defined-only", lib.HOME / "libengine.so"], capture_output=True, text=True)
+    names = {line.split()[-1] for line in table.stdout.splitlines()}
+    header = (lib.INCLUDE / "engine.h").read_text()
+    assert table.returncode or names == set(re.findall(r"\b(engine_\w+)\(", header.split("#define ENGINE_API")[1]))

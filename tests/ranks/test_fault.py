@@ -1,0 +1,127 @@
+"""Supervised runs that are killed, wiped, frozen and torn at every point: the end is bit for bit that of the unharmed run."""
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LIMIT_S = 100
+ROWS = 8000
+POINTS = ("learned", "voted", "commit", "own", "kept", "torn", "advance", "seal", "begin", "began")
+
+
+def supervised(n, folder, *more, rows=ROWS, limit_s=LIMIT_S, **env):
+    """(exit code, what was said, audit log, seconds) of `engine run --supervise` in a session of its own."""
+    Path(folder).mkdir(exist_ok=True)
+    audit = Path(folder) / "audit.jsonl"
+    line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", n, *[w for w in more if str(w).startswith("--on-loss")],
+            "train", f"make:sea?rows={rows}", "--threads", 1, "--exchange", 64, "--run-dir", "-", "--checkpoint",
+            Path(folder) / "ck", "--every", "1000000rows", "--json", "fault.ranks_per_node=1", "fault.seal=3000",
+            *[w for w in more if not str(w).startswith("--on-loss")]]
+    job = subprocess.Popen([str(w) for w in line], env={**os.environ, "ENGINE_AUDIT": str(audit), **env},
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    began = time.monotonic()
+    try:
+        out, err = job.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGTERM)
+        time.sleep(1)
+        os.killpg(job.pid, signal.SIGKILL)
+        out, err = job.communicate()
+        pytest.fail(f"no end within {limit_s} s\n{out[-3000:]}\n{err[-3000:]}")
+    told = [json.loads(text) for text in audit.read_text().splitlines()] if audit.exists() else []
+    return job.returncode, out + err, told, time.monotonic() - began
+
+
+def digest(folder):
+    last = sorted((Path(folder) / "ck").glob("step-*"))[-1]
+    return last.name, [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(last.glob("part-*"))]
+
+
+@pytest.fixture(scope="module")
+def unharmed(tmp_path_factory):
+    """The digest of the run on 3 ranks that nothing happens to."""
+    folder = tmp_path_factory.mktemp("unharmed")
+    code, said, told, _ = supervised(3, folder)
+    assert code == 0, said
+    assert [e["event"] for e in told] == ["done"]
+    return digest(folder)
+
+
+def harmed(tmp_path, unharmed, crashes, *, times=1, **options):
+    code, said, told, _ = supervised(3, tmp_path, ENGINE_CRASH=crashes, **options)
+    assert code == 0, said
+    assert sum(e["event"] == "relaunch" for e in told) == times, (told, said)
+    assert digest(tmp_path) == unharmed, said
+    return said, told
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("crashes", ["own:1:7", "torn:2:3:0:wipe", "kept:0:9:0:wipe,began:1:1:1,seal:2:2:2"])
+def test_killed_wiped_and_killed_again_is_bit_for_bit_the_unharmed_run(tmp_path, unharmed, crashes):
+    harmed(tmp_path, unharmed, crashes, times=crashes.count(",") + 1)
+    left = Path("/dev/shm") / f"engine-{os.getuid()}"
+    name = hashlib.blake2b(os.path.realpath(tmp_path / "ck").encode(), digest_size=6).hexdigest()
+    assert not (left / name).exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("action", ["kill", "wipe"])
+@pytest.mark.parametrize("point", POINTS)
+def test_every_point_on_a_drawn_rank(tmp_path, unharmed, point, action):
+    draw = random.Random(f"{point}{action}")
+    count = 1 if point in ("begin", "began") else draw.randint(1, 3)
+    harmed(tmp_path, unharmed, f"{point}:{draw.randrange(3)}:{count}:0:{action}")
+
+
+@pytest.mark.smoke
+def test_a_frozen_rank_is_fenced_and_the_run_goes_on(tmp_path, unharmed):
+    said, told = harmed(tmp_path, unharmed, "commit:1:6:0:stop")
+    assert "stopped, no heartbeat" in str(told), (said, told)
+
+
+def test_an_exception_ends_the_run_with_one_message(tmp_path):
+    began = time.monotonic()
+    code, said, told, _ = supervised(3, tmp_path, ENGINE_CRASH="commit:1:6:0:raise")
+    assert code == 70 and "a made-up failure" in said and said.count("engine: error") == 1, (code, said)
+    assert [e["event"] for e in told] == ["isolate"]
+    assert time.monotonic() - began < 15
+
+
+def test_a_rank_that_exits_with_a_code_of_its_own_is_a_loss(tmp_path, unharmed):
+    harmed(tmp_path, unharmed, "own:2:5:0:exit")
+
+
+@pytest.mark.parametrize(("on_loss", "after"), [("shrink", 2), ("grow", 4)])
+def test_the_run_goes_on_with_one_rank_less_or_more_and_learns_each_row_once(tmp_path, on_loss, after):
+    code, said, _, _ = supervised(3, tmp_path, f"--on-loss={on_loss}", "fault.inplace=false", ENGINE_CRASH="own:1:7:0:wipe")
+    assert code == 0, said
+    summary = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+    assert summary["rows"] == ROWS and summary["ranks"] == after, summary
+
+
+@pytest.mark.smoke
+def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path):
+    options = ("--on-loss=shrink", "fault.seal=3000")
+    code, said, told, _ = supervised(4, tmp_path / "a", *options, ENGINE_CRASH="own:1:7:0:wipe,kept:3:11")
+    assert code == 0, said
+    assert [e["event"] for e in told if e["event"] != "recovery"] == ["done"], said
+    assert {e["ranks"] for e in told if e["event"] == "recovery"} == {3, 2}
+    assert all(set(e["spent"]) == {"isolate", "recover", "repair", "synchronise", "verify"} for e in told if "spent" in e)
+    code, said, told, _ = supervised(4, tmp_path / "b", *options, "fault.inplace=false",
+                                     ENGINE_CRASH="own:1:7:0:wipe,kept:2:5:1")
+    assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 2, said
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+def test_a_run_that_is_always_lost_is_given_up_with_a_reason(tmp_path):
+    crashes = ",".join(f"commit:0:1:{attempt}" for attempt in range(8))
+    code, said, told, _ = supervised(2, tmp_path, ENGINE_CRASH=crashes)
+    assert code == 75 and "without a new step" in said
+    assert sum(e["event"] == "relaunch" for e in told) == 3
