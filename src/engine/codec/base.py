@@ -14,7 +14,7 @@ from ..errors import FrameError
 from ..types import Array
 from .frame import CODECS, KINDS, Frame, decode_frame, encode_frame, frame_bytes
 
-PARAMS = struct.Struct("<IIQQQ")  # block, count, seed, step, non-finite elements; the codec's name follows
+PARAMS = struct.Struct("<16sIIQQQ")  # name, block, count, seed, step, non-finite elements; what follows is the rest of the name
 PACKED = 1  # mode of a chunk that went through codec/pack.py; `items` is its size before that
 State = dict[str, Array]
 
@@ -154,7 +154,8 @@ def residual(state: State, n: int) -> Array:
 
 def seal(codec: Codec, g: Array, parts: Parts, step: int) -> bytes:
     """Frame of an Update's codes: parameters in the extension, arrays as chunks."""
-    ext = PARAMS.pack(parts.block, parts.count, codec.seed, step, parts.bad) + codec.name.encode()
+    name = codec.name.encode()
+    ext = PARAMS.pack(name, parts.block, parts.count, codec.seed, step, parts.bad) + name[16:]
     head: dict[str, Any] = {"dtype": g.dtype.name, "shape": g.shape, "ext": ext, "modes": parts.modes, "counts": parts.items}
     return frame_bytes(encode_frame(KINDS["update"], CODECS[codec.family], parts.chunks, **head))
 
@@ -168,8 +169,8 @@ class Opened:
             raise FrameError(
                 f"codec: expected {family}, found {self.frame.codec} with {len(self.frame.ext)} bytes of parameters"
             )
-        self.block, self.count, self.seed, self.step, self.bad = PARAMS.unpack_from(self.frame.ext)
-        found = bytes(self.frame.ext[PARAMS.size :])
+        head, self.block, self.count, self.seed, self.step, self.bad = PARAMS.unpack_from(self.frame.ext)
+        found = head.rstrip(b"\0") + bytes(self.frame.ext[PARAMS.size :])
         if found != name.encode():
             raise FrameError(f"codec: expected {name}, found {found[:60]!r}")
         size = int(np.prod(self.frame.shape, dtype=object))

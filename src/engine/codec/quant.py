@@ -56,7 +56,7 @@ class Valued(Codec):
         if not isinstance(made, Dense):
             raise ValueError(f"{self.word}: values {values}: expected a dense codec such as f32, bf16, fp8 or int8")
         self.values, self.chosen = made, True
-        self.name = self.word if made.name == "f32" else f"{self.word}|{made.name}"
+        self.name = f"{self.word}.{made.name}"
 
 
 class Quant(Dense):

@@ -75,7 +75,7 @@ def scale_of(x: Array, mode: int, levels: Any, stochastic: bool) -> Any:
 
 
 @njit(**options)
-def draw(i: int, key: Any, counter: Any) -> int:
+def draw(i: int, key: Any, counter: Any) -> Any:
     """The dither of element i of the block that begins at `counter`."""
     wide = np.uint64(0xFFFFFFFF)
     slot = np.uint64(i // 64 * 32 + i % 32)
@@ -101,11 +101,11 @@ def quant_blocks(
         scale, other = scale_of(x, mode, levels, stochastic)
         scales[number] = scale
         for i in range(len(x)):
-            negative = np.signbit(x[i])
+            negative, q = np.signbit(x[i]), np.int64(0)
             if mode == SIGN:
-                q = -1 if negative else 1
+                q = np.int64(-1 if negative else 1)
             elif mode == TERNARY:
-                q = 0 if abs(x[i]) <= other else -1 if negative else 1
+                q = np.int64(0 if abs(x[i]) <= other else -1 if negative else 1)
             else:
                 q = np.int64(np.rint(np.float32(x[i] * other)))
                 if stochastic:
