@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, mend, protect
+from engine import __version__, loop, mend, modes, protect
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -96,7 +96,7 @@ class Diary:
         record = {"time_s": now_s, "step": job.clock.step, "rows": rows, "loss_avg": found[loss],
                   "loss_last": found[f"window_{loss}"], "accuracy": found.get("window_accuracy"),
                   "rows_s": (rows - last_rows) / max(now_s - last_s, 1e-9), "bytes_sent": self._sent,
-                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9)}
+                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9), **staleness(job)}
         self._last = (now_s, rows)
         self.metrics.append(record)
         if self._files:
@@ -136,6 +136,15 @@ class Diary:
         return found
 
 
+def staleness(job: loop.Job) -> dict[str, float]:
+    """What this rank's reads missed, in rounds, and how old others' updates were on arrival (clocks of one node)."""
+    found = job.counts.values
+    if not found.get("stale_reads"):
+        return {}
+    return {"staleness": found["stale_sum"] / found["stale_reads"], "staleness_most": found["stale_most"],
+            "fresh_ms": 1e3 * found.get("fresh_s", 0.0) / max(1.0, found.get("fresh_rounds", 0.0))}
+
+
 def train(config: Config, guard: Guard, *, source: Source | None = None, title: str = "") -> dict[str, Any]:
     """Learn `config.data.source` (or `source`) to its end; the summary at rank 0. Preempted where a signal stopped it."""
     if not config.data.source and source is None:
@@ -148,7 +157,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     stopped = ""
     while True:
         try:
-            for event in loop.run(job):
+            for event in modes.run(job, config, diary.note):
                 stopped = carry_out(event, job, config, opened.schema, diary) or stopped
             break
         except Exception as lost:
