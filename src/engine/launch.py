@@ -17,7 +17,6 @@ from types import FrameType
 
 from engine.comm import probe, repair
 from engine.errors import ConfigError
-from engine.live import View, wanted
 
 GRACE_S = 10.0
 PR_SET_PDEATHSIG = 1
@@ -53,6 +52,8 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     The first signal goes on to the ranks as SIGUSR1 with its name beside it: given SIGTERM or SIGINT, Open MPI's launcher
     kills the ranks 0.2 s later, whatever they are writing (measured; 5.0.11). A second signal goes on as it is.
     """
+    from engine.live import View, wanted
+
     line, env = command(ranks, verb, mpi=mpi)
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
