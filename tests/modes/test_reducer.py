@@ -6,7 +6,7 @@ import pytest
 
 from engine.cluster import route as plan
 from engine.comm.local import Alone, group
-from engine.comm.reducer import Reducer
+from engine.modes.reducer import Reducer
 
 N = 20_000
 
