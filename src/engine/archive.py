@@ -86,7 +86,8 @@ def _say(found: Any, as_json: bool) -> None:
         names = list(found[0]) if found else []
         table = [names, *([str(row[name]) for name in names] for row in found)]
         widths = [max(len(row[at]) for row in table) for at in range(len(names))]
-        print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table))
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+        print("\n".join(line.rstrip() for line in lines))
     else:
         print("\n".join(f"{name:12} {value}" for name, value in found.items()))
 
@@ -140,7 +141,8 @@ def _rollback(args: argparse.Namespace) -> dict[str, Any]:
     target = _named_step(root, args.to)
     problem = problem_of(step_dir(root, target), deep=True)
     if problem:
-        raise StoreError(f"the checkpoint of step {target} is damaged: {problem}", where=str(root), fix="name another with --to")
+        raise StoreError(f"the checkpoint of step {target} is damaged: {problem}", where=str(root),
+                         fix="name another with --to")
     aside = [step for step in steps(root) if step > target]
     for step in aside:
         move_dir(step_dir(root, step), root / f"aside-{step:012d}")
