@@ -67,6 +67,7 @@ class World:
         self.kept: dict[str, Any] = {}
         node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.node_rank, self.node_size = node.Get_rank(), node.Get_size()
+        self.node = node.bcast(self.rank)  # the first rank of the node names it
         first = np.array([self._comm.Get_rank()], np.int64)
         node.Bcast([first, self._mpi.BYTE], 0)
         node.Free()
