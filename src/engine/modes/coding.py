@@ -8,8 +8,8 @@ import numpy as np
 
 from engine import loop
 from engine.comm import sync
-from engine.modes.reducer import Reducer
 from engine.errors import ConfigError
+from engine.modes.reducer import Reducer
 from engine.types import Array, Update
 from engine.update.merge import combine
 
