@@ -32,15 +32,17 @@ inline std::uint32_t crc32c(const std::uint8_t* data, std::size_t size, std::uin
     return ~c;
 }
 
+inline constexpr std::uint64_t odd = 0x9E3779B97F4A7C15ull, first = 0xBF58476D1CE4E5B9ull, second = 0x94D049BB133111EBull;
+
 inline std::uint64_t mix(std::uint64_t x) {  // splitmix64 finaliser
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBull;
+    x = (x ^ x >> 30) * first;
+    x = (x ^ x >> 27) * second;
     return x ^ x >> 31;
 }
 
 inline std::uint64_t hash64(const std::uint32_t* words, std::size_t count, std::uint64_t offset) {
     std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += mix((offset + i + 1) * 0x9E3779B97F4A7C15ull ^ words[i]);
+    for (std::size_t i = 0; i < count; ++i) sum += mix((offset + i + 1) * odd ^ words[i]);
     return sum;
 }
 
