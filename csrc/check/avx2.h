@@ -5,29 +5,21 @@
 
 namespace engine::check::avx2 {
 
-inline __m256i product(__m256i a, std::uint64_t factor) {  // low 64 bits of each; AVX2 has no such instruction
-    const __m256i f = _mm256_set1_epi64x(static_cast<long long>(factor)), g = _mm256_set1_epi64x(static_cast<long long>(factor >> 32));
-    const __m256i cross = _mm256_add_epi64(_mm256_mul_epu32(a, g), _mm256_mul_epu32(_mm256_srli_epi64(a, 32), f));
-    return _mm256_add_epi64(_mm256_mul_epu32(a, f), _mm256_slli_epi64(cross, 32));
-}
-
-inline std::uint64_t hash64(const std::uint32_t* words, std::size_t count, std::uint64_t offset) {
-    const std::uint64_t start = (offset + 1) * base::odd;
-    __m256i key = _mm256_set_epi64x(static_cast<long long>(start + 3 * base::odd), static_cast<long long>(start + 2 * base::odd),
-                                    static_cast<long long>(start + base::odd), static_cast<long long>(start));
-    const __m256i step = _mm256_set1_epi64x(static_cast<long long>(4 * base::odd));
-    __m256i sum = _mm256_setzero_si256();
+inline std::uint64_t hash64(const std::uint8_t* data, std::size_t size, std::uint64_t first) {
+    const auto set = [](std::uint64_t v) { return _mm256_set1_epi64x(static_cast<long long>(v)); };
+    const auto k = [first](std::uint64_t i) { return static_cast<long long>((first + i + 1) * base::odd); };
+    __m256i key = _mm256_set_epi64x(k(3), k(2), k(1), k(0)), sum = _mm256_setzero_si256(), more = sum;
     std::size_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        __m256i x = _mm256_xor_si256(key, _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words + i))));
-        x = product(_mm256_xor_si256(x, _mm256_srli_epi64(x, 30)), base::first);
-        x = product(_mm256_xor_si256(x, _mm256_srli_epi64(x, 27)), base::second);
-        sum = _mm256_add_epi64(sum, _mm256_xor_si256(x, _mm256_srli_epi64(x, 31)));
-        key = _mm256_add_epi64(key, step);
+    for (; i + 32 <= size; i += 32) {
+        const __m256i mixed = _mm256_add_epi64(key, _mm256_mul_epu32(key, _mm256_srli_epi64(key, 32)));
+        const __m256i v = _mm256_xor_si256(mixed, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i)));
+        sum = _mm256_add_epi64(sum, v);
+        more = _mm256_add_epi64(more, _mm256_mul_epu32(v, _mm256_srli_epi64(v, 32)));
+        key = _mm256_add_epi64(key, set(4 * base::odd));
     }
     alignas(32) std::uint64_t lane[4];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lane), sum);
-    return lane[0] + lane[1] + lane[2] + lane[3] + base::hash64(words + i, count - i, offset + i);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi64(sum, more));
+    return lane[0] + lane[1] + lane[2] + lane[3] + base::hash64(data + i, size - i, first + i / 8);
 }
 
 }  // namespace engine::check::avx2

@@ -5,28 +5,25 @@
 
 namespace engine::check::avx512 {
 
-inline __m512i mix(__m512i x) {
-    const __m512i a = _mm512_set1_epi64(static_cast<long long>(base::first)), b = _mm512_set1_epi64(static_cast<long long>(base::second));
-    x = _mm512_mullo_epi64(_mm512_xor_si512(x, _mm512_srli_epi64(x, 30)), a);
-    x = _mm512_mullo_epi64(_mm512_xor_si512(x, _mm512_srli_epi64(x, 27)), b);
-    return _mm512_xor_si512(x, _mm512_srli_epi64(x, 31));
-}
+inline __m512i mix(__m512i v) { return _mm512_add_epi64(v, _mm512_mul_epu32(v, _mm512_srli_epi64(v, 32))); }
 
-inline __m512i wide(const std::uint32_t* words) { return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words))); }
-
-inline std::uint64_t hash64(const std::uint32_t* words, std::size_t count, std::uint64_t offset) {
-    const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), odd = _mm512_set1_epi64(static_cast<long long>(base::odd));
-    __m512i key = _mm512_mullo_epi64(_mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(offset + 1)), lanes), odd);
-    const __m512i step = _mm512_set1_epi64(static_cast<long long>(8 * base::odd)), twice = _mm512_add_epi64(step, step);
-    __m512i other = _mm512_add_epi64(key, step), sum = _mm512_setzero_si512(), more = sum;
+inline std::uint64_t hash64(const std::uint8_t* data, std::size_t size, std::uint64_t first) {
+    const auto set = [](std::uint64_t v) { return _mm512_set1_epi64(static_cast<long long>(v)); };
+    const __m512i step = set(16 * base::odd);
+    __m512i key = _mm512_mullo_epi64(_mm512_add_epi64(set(first + 1), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0)), set(base::odd));
+    __m512i other = _mm512_add_epi64(key, set(8 * base::odd)), sum[4] = {};
     std::size_t i = 0;
-    for (; i + 16 <= count; i += 16) {
-        sum = _mm512_add_epi64(sum, mix(_mm512_xor_si512(key, wide(words + i))));
-        more = _mm512_add_epi64(more, mix(_mm512_xor_si512(other, wide(words + i + 8))));
-        key = _mm512_add_epi64(key, twice);
-        other = _mm512_add_epi64(other, twice);
+    for (; i + 128 <= size; i += 128) {
+        const __m512i v = _mm512_xor_si512(mix(key), _mm512_loadu_si512(data + i)), w = _mm512_xor_si512(mix(other), _mm512_loadu_si512(data + i + 64));
+        sum[0] = _mm512_add_epi64(sum[0], v);
+        sum[1] = _mm512_add_epi64(sum[1], _mm512_mul_epu32(v, _mm512_srli_epi64(v, 32)));
+        sum[2] = _mm512_add_epi64(sum[2], w);
+        sum[3] = _mm512_add_epi64(sum[3], _mm512_mul_epu32(w, _mm512_srli_epi64(w, 32)));
+        key = _mm512_add_epi64(key, step);
+        other = _mm512_add_epi64(other, step);
     }
-    return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(_mm512_add_epi64(sum, more))) + base::hash64(words + i, count - i, offset + i);
+    const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
+    return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(all)) + base::hash64(data + i, size - i, first + i / 8);
 }
 
 }  // namespace engine::check::avx512

@@ -6,20 +6,21 @@ import numpy as np
 
 from ...types import Array
 
-ODD, FIRST, SECOND = (np.uint64(k) for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mix(x: Array) -> Array:
-    """The finaliser of splitmix64, elementwise on uint64."""
-    x = (x ^ x >> np.uint64(30)) * FIRST
-    x = (x ^ x >> np.uint64(27)) * SECOND
-    return x ^ x >> np.uint64(31)
+def mix(v: Array) -> Array:
+    """lo * hi + v of the halves of uint64 v: (lo + 2^32)(hi + 1) - 2^32, so that no change within one half is lost."""
+    return (v & np.uint64(0xFFFFFFFF)) * (v >> np.uint64(32)) + v
 
 
-def hash64(words: Array, offset: int = 0) -> int:
-    """Sum modulo 2^64 of mix((place + 1) * ODD ^ word) over uint32 `words`, the first at place `offset`."""
-    place = np.arange(len(words), dtype=np.uint64) + np.uint64(offset + 1)
-    return int(mix(place * ODD ^ words.astype(np.uint64)).sum(dtype=np.uint64))
+def hash64(data: Array, first: int = 0) -> int:
+    """Sum modulo 2^64 over the 64-bit words of `data` (uint8; the last word filled up with zeros), the first at place `first`,
+    of mix(word ^ mix((place + 1) * ODD)).
+    """
+    words = np.frombuffer(data.tobytes() + bytes(-len(data) % 8), np.uint64)
+    places = np.arange(len(words), dtype=np.uint64) + np.uint64(first + 1)
+    return int(mix(words ^ mix(places * ODD)).sum(dtype=np.uint64))
 
 
 def crc32c(data: bytes, seed: int = 0) -> int:
