@@ -33,5 +33,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
         raise ConfigError("engine run --supervise: expected fault.memory auto or on, found off", fix="leave that setting out")
     limits = Limits(config.fault.frozen, config.fault.hung)
     where = config.checkpoint.dir
-    return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi), args.ranks, name_of(where), args.on_loss, args.restarts,
-                    args.timeout, config.checkpoint.resume == "never", bool(where), limits, config.fault.folder))
+    mend = args.on_loss == "shrink" and config.fault.inplace
+    return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi, mend=mend), args.ranks, name_of(where), args.on_loss,
+                    args.restarts, args.timeout, config.checkpoint.resume == "never", bool(where), limits,
+                    config.fault.folder, 3.0 * mend))

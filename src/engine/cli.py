@@ -24,7 +24,8 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
-    "merge": ("exchange.merge", "M", "owner, add, average, touch"),
+    "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
     "stall-timeout": ("loop.stall_timeout", "S", "seconds a rank may keep the others waiting"),
     "stop-after": ("loop.stop_after_rows", "ROWS", "stop after so many rows"),
@@ -249,6 +250,11 @@ def _run(args: argparse.Namespace) -> int:
 def _finalize() -> None:
     """Ends MPI in good order; only after a run in which every rank has passed the last barrier."""
     if "mpi4py.MPI" in sys.modules:
+        from engine.comm import repair
         from engine.comm.world import finish
 
+        if repair.repaired:  # MPI_Finalize hangs after a death
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         finish()

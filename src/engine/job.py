@@ -22,6 +22,7 @@ from engine.source.ahead import Ahead
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.update import drift
 from engine.update import policy as policies
 from engine.watch.meter import Meter
 
@@ -118,10 +119,16 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(config.model.kind, {}) | {"batch": config.update.batch}
+    options = sections["model"] | sections.get(own_section(config), {}) | {"batch": config.update.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed, policies.parse(config.update.chain or "adam"), memory))
+        config.run.seed, policy=policies.parse(config.update.chain or "adam"), memory=memory,
+        detect=lambda: drift.make(config.update.drift or "adwin")))
+
+
+def own_section(config: Config) -> str:
+    """The section that holds the options of the kind of model."""
+    return registry.SECTION.get(config.model.kind, config.model.kind)
 
 
 def rhythm(config: Config) -> str:
@@ -245,7 +252,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", config.model.kind)) if name in sections
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", own_section(config))) if name in sections
              for key, value in sorted(sections[name].items())}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}

@@ -17,7 +17,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record, encode_record
-from engine.types import Array, Block, Link, Schema, State
+from engine.types import Array, Batch, Block, Link, Schema, State
 
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
+CANARY_ROWS, CANARY_SEED = 16, 7
 
 
 def run_id(config: Config) -> str:
@@ -60,14 +62,21 @@ def home(folder: str) -> Path:
     return Path(base) / f"engine-{os.getuid()}"
 
 
+_lives: list[str] = []  # one entry a start of protection in this process: the second is a recovery in place
+
+
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
+    if _lives:
+        return Protection(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
     if not name:
         return None
     die_with_parent(link.size)
     root = home(config.fault.folder) / name
-    if config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0" and not link.rank:
+    _lives.append(name)
+    anew = config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0"
+    if anew and not link.rank:
         shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
     link.barrier(name="node memory")
     return Protection(config, link, root)
@@ -78,15 +87,20 @@ class Protection:
 
     def __init__(self, config: Config, link: Link, root: Path) -> None:
         self.config, self.link, self.root = config, link, root
-        hosts = _all(link, socket.gethostname(), "hosts")
+        newest = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
+        said = _all(link, (socket.gethostname(), os.getpid(), newest), "hosts")
+        hosts = [host for host, _, _ in said]
         self.host = hosts.index(hosts[link.rank])
         self.locals = [r for r in range(link.size) if hosts[r] == hosts[link.rank]]
         each = config.fault.ranks_per_node
         self.nodes = [r // each if each else hosts.index(name) for r, name in enumerate(hosts)]
-        mine = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
-        self.epoch = int(link.allreduce(np.array([mine], np.int64), op="max", name="epoch")[0]) + 1
-        self.killed = jobs.agreed(link, lambda: fence(root, self.epoch) if self.leads else [], "fence the epoch before")
-        self.pulse = Pulse(root, self.epoch, link.rank, link.size, Limits(config.fault.frozen, config.fault.hung))
+        self.epoch = max(epoch for _, _, epoch in said) + 1
+        pids = [pid for host, pid, _ in said if host == hosts[link.rank]]
+        self.killed = jobs.agreed(link, lambda: fence(root, self.epoch, spare=pids) if self.leads else [], "fence")
+        limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
+        self.pulse = Pulse(root, self.epoch, link.rank, link.size, limits, lambda text: audit("fence", why=text))
+        if hasattr(link, "alarm"):
+            link.alarm = self.pulse.why
         self.guards = guards(self.nodes, config.fault.copies)
         self.notes: list[str] = []
         self._own: Keeper | None = None
@@ -136,6 +150,7 @@ class Protection:
         state, meta = _assembled(parts, choice.shards)
         check_match(meta, jobs.matching(self.config, schema), str(self.root))
         jobs.adopt(job, state, meta)
+        check_canary(meta, job)
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
         return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": choice.version}
 
@@ -250,6 +265,14 @@ class Protection:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
         job.counts.add("protect_s", time.perf_counter() - began)
 
+    def whole_digest(self, job: loop.Job) -> int:
+        """A digest of what all ranks hold alike: equal where they do, bit for bit."""
+        digest = 0
+        for path, block in sorted(jobs.views(job).items()):
+            if not path.startswith(PER_RANK):
+                digest = _native.crc32c(np.ascontiguousarray(block.data), _native.crc32c(path.encode(), digest))
+        return digest
+
     def close(self, *, done: bool) -> None:
         """Ends the heartbeat; where the run is done, node memory is given back."""
         self.pulse.done()
@@ -327,12 +350,48 @@ class Protection:
             meta["position"] = stream.position.dump()
         wide = {path: list(block.data.shape) for path, block in jobs.views(job).items()
                 if block.data.ndim > 1 and block.data.nbytes > WIDE_BYTES * len(block.data)}
-        return meta | {"shapes": wide}
+        return meta | {"shapes": wide, "canary": canary(job)}
+
+
+def canary(job: loop.Job) -> int:
+    """A checksum of the model's predictions for the same sixteen made-up rows at every step."""
+    model = job.team.models[0]
+    width = int(getattr(model, "options", {}).get("width", 0))
+    if not width:
+        return 0
+    try:
+        return int(_native.crc32c(np.ascontiguousarray(model.predict(_canary_rows(width)))))
+    except EngineError:
+        return 0  # a model of dense rows only
+
+
+@cache
+def _canary_rows(width: int) -> Batch:
+    rng = np.random.Generator(np.random.Philox(CANARY_SEED))
+    none = np.zeros(CANARY_ROWS, np.float32)
+    indptr = np.arange(0, 4 * CANARY_ROWS + 1, 4)
+    keys = np.sort(rng.integers(0, width, (CANARY_ROWS, 4)), axis=1).astype(np.uint32).ravel()
+    return Batch(none, np.arange(CANARY_ROWS), none, indptr=indptr, keys=keys, values=rng.random(len(keys)).astype(np.float32))
+
+
+def check_canary(meta: Mapping[str, Any], job: loop.Job) -> None:
+    """PeerError where the recovered model does not predict what it predicted when the step was committed."""
+    if meta.get("canary", 0) != (found := canary(job)):
+        raise PeerError(f"the canary rows are predicted otherwise than before: {found:08x}, expected {meta['canary']:08x}",
+                        fix="start again from the last checkpoint")
+
+
+def audit(event: str, **more: Any) -> None:
+    """A line of the audit log, where the run has one."""
+    if path := os.environ.get("ENGINE_AUDIT"):
+        with open(path, "a") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **more}) + "\n")
 
 
 def _all(link: Link, value: Any, name: str) -> list[Any]:
     """Every rank's value, on every rank."""
-    return list(link.bcast(link.gather(value, name=name), name=name))
+    parts = link.allgather(np.frombuffer(pickle.dumps(value), np.uint8), name=name)
+    return [pickle.loads(part.tobytes()) for part in parts]
 
 
 def _epoch_of(path: Path) -> int:
