@@ -156,12 +156,16 @@ class Loop:
 
 @dataclass
 class Checkpoint:
-    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never."""
+    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never. `mirror`: a second directory. `chain`:
+    incremental checkpoints between whole ones, in runs kept in node memory.
+    """
 
     dir: str = ""
     every: Every = None
     keep: int = 2
     resume: str = "never"
+    mirror: str = ""
+    chain: int = 4
 
 
 @dataclass
@@ -169,6 +173,7 @@ class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
     other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
     of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
+    `mtbf`: seconds between failures, for the interval of checkpoints where none is given (Young, Daly).
     """
 
     memory: str = "auto"
@@ -179,6 +184,7 @@ class Fault:
     hung: float = 300.0
     seal: int = 4 << 20
     inplace: bool = True
+    mtbf: float = 86400.0
 
 
 @dataclass
@@ -251,6 +257,7 @@ PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|goss
 LOWEST = {"exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "checkpoint.chain": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
