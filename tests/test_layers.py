@@ -21,7 +21,7 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+TOP = {"relearn", "job", "crew", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
        "protect", "pulse", "supervise", "mend", "archive",
        "shards", "placement"}

@@ -118,12 +118,27 @@ class Stats:
 class Update:
     """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own).
 
-    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors ("" = none; a forest's trees: adwin).
+    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors (None = none; a forest's trees: adwin),
+    `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
+    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
+    none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
     """
 
     chain: str = ""
     batch: int | None = None
-    drift: str = ""
+    drift: str | None = None
+    on_drift: str = "mark"
+    strategy: str = "incremental"
+    budget: str = ""
+    every: int = 1000
+    window: int = 0
+    epochs: int = 1
+    parts: Names = ()
+    spool: str = "memory"
+    gate: str | None = None
+    publish: str = ""
+    teacher: str = ""
+    teacher_share: float = 0.5
 
 
 @dataclass
@@ -236,11 +251,16 @@ CHOICES = {
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
+    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
+    "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
+    "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
+    "update.gate": ("accuracy", "logloss", "rmse", "mae"),
     "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
 }
-LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
+          "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
