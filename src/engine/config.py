@@ -145,12 +145,23 @@ class Update:
 class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
-    rows (32).
+    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
+    local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `codec`: how parameters of dense models travel: exact,
+    dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
+    (the MPI's own), ring, halving, doubling, tree, node.
     """
 
     split: str = "rows"
     every: Every = None
     merge: str = "owner"
+    mode: str = "bsp"
+    codec: str = "exact"
+    route: str = "native"
+    explain: bool = False
+    damp: float = 0.0
+    momentum: float = 0.0
+    budget: float = 0.005
 
 
 @dataclass
@@ -165,12 +176,16 @@ class Loop:
 
 @dataclass
 class Checkpoint:
-    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never."""
+    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never. `mirror`: a second directory. `chain`:
+    incremental checkpoints between whole ones, in runs kept in node memory.
+    """
 
     dir: str = ""
     every: Every = None
     keep: int = 2
     resume: str = "never"
+    mirror: str = ""
+    chain: int = 4
 
 
 @dataclass
@@ -178,6 +193,7 @@ class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
     other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
     of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
+    `mtbf`: seconds between failures, for the interval of checkpoints where none is given (Young, Daly).
     """
 
     memory: str = "auto"
@@ -188,6 +204,7 @@ class Fault:
     hung: float = 300.0
     seal: int = 4 << 20
     inplace: bool = True
+    mtbf: float = 86400.0
 
 
 @dataclass
@@ -255,13 +272,20 @@ CHOICES = {
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
     "update.gate": ("accuracy", "logloss", "rmse", "mae"),
-    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
+    "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
+    "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
 }
+PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
+                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
+            "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
+                               "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
+          "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "checkpoint.chain": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
@@ -335,6 +359,8 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
                           fix=f"did you mean {near[0]!r}?" if near else "")
     if name in ("checkpoint.every", "exchange.every") and found is not None and found <= 0:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
+    if name in PATTERNS and not re.fullmatch(PATTERNS[name][0], str(found)):
+        raise ConfigError(f"{name}: expected {PATTERNS[name][1]}, found {found!r}", where=where)
     if name in LOWEST and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found

@@ -173,7 +173,7 @@ class Relearn:
             meter = first if epoch == 0 else Meter(job.meter.task, max(job.meter.classes, 2), window=job.meter.window)
             queue = self._rows(job, total, window)
             k = job.k if job.shared or isinstance(queue, Again) else max(job.k, ALONE)
-            sub = loop.Job(job.link, team, meter, queue, k, exchange=job.exchange, beat=job.beat)
+            sub = loop.Job(job.link, team, meter, queue, k, beat=job.beat)
             while True:
                 tick = loop.step(sub, queue.take(k * len(team.models)))
                 if not (tick.left or tick.rows):
@@ -304,7 +304,7 @@ def _worse(metric: str, new: float, old: float) -> bool:
     return bool(not new <= old if metric in LOW else not new >= old)
 
 
-PLAIN = ("incremental", "stream", "partial", "distil")
+PLAIN = ("incremental", "stream", "partial", "distil", "decentralised")
 
 
 def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
@@ -320,9 +320,9 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
         raise ConfigError("update: a strategy or a drift detector needs exchange.split=rows, found keys")
     wish, inner = jobs.relearned(config), schema if job.stage is None else job.stage.schema
     recipe = plans.recipe("incremental" if u.strategy == "auto" else u.strategy, wish)
-    if recipe.gossip:
-        raise ConfigError("strategy decentralised: this job exchanges by sums over all ranks",
-                          fix="update.strategy=incremental")
+    if job.link.size > 1 and (recipe.gossip or config.exchange.mode.partition(":")[0] not in ("bsp", "local")):
+        raise ConfigError("update: relearning, drift and the gate are decided in lock-step, found exchange.mode="
+                          f"{config.exchange.mode}, strategy {u.strategy}", fix="exchange.mode=bsp")
     made = drift.make(u.drift) if watched else None
     twice = source is not None and not getattr(source, "streamed", lambda piece: False)(0)
 
