@@ -13,7 +13,7 @@ HEADERS = glob("csrc/**/*.h", recursive=True)
 def changed(obj: str, src: str) -> bool:
     """True if `src`, a header of its folder, or a shared header is newer than `obj`."""
     family = os.path.dirname(src)
-    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith("bind") or os.path.dirname(h) == family)]
+    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith(("bind", "embed")) or os.path.dirname(h) == family)]
     return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs)
 
 
@@ -53,7 +53,7 @@ library = Extension(
     include_dirs=["csrc", "csrc/include"],
     language="c++",
     extra_compile_args=[*flags, "-std=c++17"],
-    extra_link_args=[*sanitize, *([] if sanitize else ["-static-libstdc++", "-static-libgcc"]), "-Wl,--exclude-libs,ALL",
+    extra_link_args=[*sanitize, *([] if sanitize else ["-static-libstdc++", "-static-libgcc"]), "-Wl,--version-script=csrc/embed/exports.map",
                      "-Wl,-soname,libengine.so", "-Wl,-z,defs", "-ldl", "-lpthread"],
 )
 rows = Extension(

@@ -13,7 +13,7 @@ from bench.machine import ROOT
 from bench.row import Bars, Row, absent, row
 from bench.timing import Timed, alone, paired
 
-BENCHES = ("learn", "codec", "delta", "kernels", "shard", "source")
+BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source")
 
 
 class Missing(Exception):

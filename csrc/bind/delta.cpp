@@ -1,5 +1,6 @@
 #include "bind/array.h"
 #include "delta/ops.h"
+#include "delta/series.h"
 
 #include <memory>
 
@@ -9,9 +10,10 @@ namespace {
 
 using Bytes = Arr<u8>;
 
-Work& work() {  // one a thread, kept: pages would otherwise be faulted in at every call
-    static thread_local std::unique_ptr<Work> kept(new Work);
-    return *kept;
+template <class W>
+W& kept() {  // one a thread: pages would otherwise be faulted in at every call
+    static thread_local std::unique_ptr<W> made(new W);
+    return *made;
 }
 
 Tools tools(const std::string& isa) {
@@ -72,7 +74,7 @@ void bind_delta(py::module_& m) {
         std::size_t used;
         {
             py::gil_scoped_release release;
-            used = encode(use, job, to, room, table, made, work());
+            used = encode(use, job, to, room, table, made, kept<Work>());
         }
         need(used || !job.items || room >= engine::delta::bound(job), "delta_encode: out is smaller than delta_bound");
         return used;
@@ -109,7 +111,7 @@ void bind_delta(py::module_& m) {
                 const std::size_t at = c * chunk, n = std::min(chunk, items - at), padded = (std::size_t(row.length) + 63) / 64 * 64;
                 if (found[c]) continue;  // the caller passes over a chunk by marking it
                 found[c] = row.offset > size || size - row.offset < padded
-                               ? u8(layout) : u8(decode(use, job, at, n, row, body, scratch ? to : to + at * width, work()));
+                               ? u8(layout) : u8(decode(use, job, at, n, row, body, scratch ? to : to + at * width, kept<Work>()));
                 bad += found[c] != fine;
             }
         }
@@ -117,6 +119,31 @@ void bind_delta(py::module_& m) {
     }, py::arg("kind"), py::arg("rows").noconvert(), py::arg("payload").noconvert(), py::arg("base"), py::arg("previous"), py::arg("beta"),
        py::arg("bound"), py::arg("chunk"), py::arg("first"), py::arg("out").noconvert(), py::arg("faults").noconvert(), py::arg("scratch"),
        py::arg("items"), py::kw_only(), py::arg("isa") = "");
+    m.def("series_encode", [](u32 kind, const Bytes& data, double bound, Bytes& out, const std::string& isa) {
+        const auto job = made(kind, static_cast<std::size_t>(data.size()), engine::entropy::block, 0);
+        need(bound >= 0 && (bound == 0 || job.kind == Kind::single || job.kind == Kind::twice), "series_encode: a bound needs float32 or float64");
+        const u8* in = data.data();
+        u8* to = writable(out);
+        const auto room = static_cast<std::size_t>(out.size());
+        const auto use = tools(isa);
+        const auto& ops = engine::delta::series(level(isa));
+        py::gil_scoped_release release;
+        return series_encode(use, ops, job.kind, in, job.items, bound, to, room, kept<SeriesWork>());
+    }, py::arg("kind"), py::arg("data").noconvert(), py::arg("bound"), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
+    m.def("series_decode", [](u32 kind, const Bytes& data, Bytes& out, const std::string& isa) {
+        const auto job = made(kind, static_cast<std::size_t>(out.size()), engine::entropy::block, 0);
+        const u8* in = data.data();
+        u8* to = writable(out);
+        const auto size = static_cast<std::size_t>(data.size());
+        const auto use = tools(isa);
+        const auto& ops = engine::delta::series(level(isa));
+        bool ok;
+        {
+            py::gil_scoped_release release;
+            ok = series_decode(use, ops, job.kind, in, size, to, job.items, kept<SeriesWork>());
+        }
+        need(ok, "series_decode: not a column of this many elements");
+    }, py::arg("kind"), py::arg("data").noconvert(), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
     m.def("hash_bytes", [](const py::buffer& data, std::size_t first, const std::string& isa) {
         const auto info = data.request();
         need(PyBuffer_IsContiguous(info.view(), 'C'), "hash_bytes: expected a C-contiguous buffer");

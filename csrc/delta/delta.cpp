@@ -439,6 +439,7 @@ Fault decode(const Tools& tools, const Job& job, std::size_t at, std::size_t n, 
     if (row.items != n || (row.mode & 255) == absent) return layout;
     if ((row.mode & 255) == keyframe) return other;
     Reader reader{tools, job, work, in, in + row.length, at, n, out, row.mode};
+    if (row.mode & narrow) std::memset(work.z[1], 0, 4 * part);  // high halves that are not sent; an earlier chunk left its own
     if (!reader.read() || reader.in != reader.end) return layout;
     return reader.sum == row.hash ? fine : result;
 }

@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "embed/failure.h"
 #include "embed/python.h"
 
 using engine::embed::Held;
+using engine::embed::last_error;
 using engine::embed::Object;
 using engine::embed::Python;
 using engine::embed::taken;
@@ -21,13 +23,11 @@ namespace {
 enum Verb : int { publish, learn, predict, test, wait, checkpoint, info, message, close, verbs };
 constexpr const char* names[verbs] = {"publish", "learn", "predict", "test", "wait", "checkpoint", "info", "message", "close"};
 
-struct Published {  // what was last published under a name, so that the same again is free
+struct Published {  // what was last_error() published under a name, so that the same again is free
     const void* data = nullptr;
     std::vector<int64_t> shape, strides;
     int dtype = 0, device = 0;
 };
-
-thread_local std::string last;  // error of a call without an engine
 
 std::mutex gate;
 std::vector<const engine_t*> alive;
@@ -38,6 +38,11 @@ int fail(std::string& text, int code, const char* said) {
 }
 
 }  // namespace
+
+std::string& engine::embed::last_error() {
+    thread_local std::string text;
+    return text;
+}
 
 struct engine_handle {
     const Python* py = nullptr;
@@ -75,8 +80,8 @@ int code_of(engine_t* e, Object* result) {
 // Every verb: a live engine, memory enough, and no exception out of the library.
 template <class F>
 int verb(engine_t* e, F&& act) {
-    if (!e) return fail(last, ENGINE_USAGE, "engine is NULL\n  fix: open it first, and look at the code that engine_open returned");
-    if (!known(e)) return fail(last, ENGINE_USAGE, "this engine is closed, or was never opened\n  fix: call engine_open");
+    if (!e) return fail(last_error(), ENGINE_USAGE, "engine is NULL\n  fix: open it first, and look at the code that engine_open returned");
+    if (!known(e)) return fail(last_error(), ENGINE_USAGE, "this engine is closed, or was never opened\n  fix: call engine_open");
     try {
         return act(*e->py);
     } catch (const std::bad_alloc&) {
@@ -101,7 +106,7 @@ void drop_all(engine_t* e) {
     if (e->self) e->py->drop(e->self);
 }
 
-// Makes the Python half; false with the reason in `last`.
+// Makes the Python half; the reason why not is the last error of this thread.
 int make(engine_t* e, int comm, const char* toml) {
     const Python& py = *e->py;
     Held held(py);
@@ -111,7 +116,7 @@ int make(engine_t* e, int comm, const char* toml) {
     if (module) py.drop(module);
     if (opened) py.drop(opened);
     if (!pair) {
-        last = "the package engine cannot be imported: " + taken(py) +
+        last_error() = "the package engine cannot be imported: " + taken(py) +
             "\n  fix: eval \"$(python -m engine embed --env)\", with the python that has the engine installed";
         return ENGINE_UNAVAILABLE;
     }
@@ -119,7 +124,7 @@ int make(engine_t* e, int comm, const char* toml) {
     Object* text = py.attribute(pair, "text");
     const long found = code ? py.to_long(code) : long{ENGINE_FAILED};
     const char* said = text ? py.to_text(text, nullptr) : nullptr;
-    last = said ? said : "";
+    last_error() = said ? said : "";
     if (code) py.drop(code);
     if (text) py.drop(text);
     if (found == ENGINE_OK) {
@@ -129,7 +134,7 @@ int make(engine_t* e, int comm, const char* toml) {
         if (all) return ENGINE_OK;
         drop_all(e);
         taken(py);
-        return fail(last, ENGINE_FAILED, "the package engine is of another version than libengine.so");
+        return fail(last_error(), ENGINE_FAILED, "the package engine is of another version than libengine.so");
     }
     py.drop(pair);
     taken(py);
@@ -141,10 +146,10 @@ int make(engine_t* e, int comm, const char* toml) {
 extern "C" {
 
 int engine_open(int comm, const char* toml, engine_t** out) {
-    if (!out) return fail(last, ENGINE_USAGE, "engine_open: expected where to put the engine, found NULL");
+    if (!out) return fail(last_error(), ENGINE_USAGE, "engine_open: expected where to put the engine, found NULL");
     *out = nullptr;
     try {
-        const Python* py = engine::embed::python(last);
+        const Python* py = engine::embed::python(last_error());
         if (!py) return ENGINE_UNAVAILABLE;
         auto* made = new engine_t;
         made->py = py;
@@ -158,7 +163,7 @@ int engine_open(int comm, const char* toml, engine_t** out) {
         *out = made;
         return ENGINE_OK;
     } catch (const std::bad_alloc&) {
-        return fail(last, ENGINE_FAILED, "out of memory");
+        return fail(last_error(), ENGINE_FAILED, "out of memory");
     }
 }
 
@@ -258,7 +263,7 @@ int engine_info(engine_t* e, char* json, size_t* size) {
 }
 
 const char* engine_error(const engine_t* e) {
-    return e && known(e) ? e->error.c_str() : last.c_str();
+    return e && known(e) ? e->error.c_str() : last_error().c_str();
 }
 
 int engine_close(engine_t* e) {
@@ -274,7 +279,7 @@ int engine_close(engine_t* e) {
             code = code_of(e, py.call(e->call[close], nullptr));
             drop_all(e);
         }
-        last = e->error;
+        last_error() = e->error;
         delete e;
         return code;
     });

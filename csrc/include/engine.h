@@ -81,6 +81,39 @@ ENGINE_API int engine_close(engine_t *engine);
 /* ENGINE_ABI of the library. */
 ENGINE_API int engine_abi(void);
 
+/* Codecs alone: no engine, no Python. Frames are those of the Python package, byte for byte (docs/format.md); buffers lie at a
+ * multiple of 8 bytes; calls may be made from any thread; engine_error(NULL) tells of an error. */
+typedef struct {
+    uint32_t block;        /* elements behind one scale, a multiple of 64 up to 4096; 0 = the codec's own */
+    double density;        /* of topk: share of the elements that is sent; 0 = 0.01 */
+    uint64_t seed, step, stream; /* of the stochastic modes: what is rounded up is drawn from these; stream = the rank */
+} engine_codec_t;
+
+/* Encode n values g with error feedback: x = g + residual is sent as far as the codec can, the rest is left in `residual`.
+ * `codec`: sign, ternary, int2, int4, int8, int2s, int4s, int8s (..s: stochastic), bf16, fp16, fp8, topk (values bf16), topk.fp16,
+ * topk.fp8, topk.f32. *size: room at `out` on entry (engine_encode_bound), bytes of the frame on return. */
+ENGINE_API int engine_encode(const char *codec, const float *g, float *residual, size_t n, const engine_codec_t *options, void *out,
+                             size_t *size);
+ENGINE_API size_t engine_encode_bound(const char *codec, size_t n, const engine_codec_t *options);
+/* acc += what the frame holds; nothing is added where it is refused. */
+ENGINE_API int engine_decode_add(const void *frame, size_t size, float *acc, size_t n);
+
+typedef struct {
+    uint64_t base_version, new_version; /* names of the two versions */
+    uint64_t step;
+    double bound; /* > 0: float32 and float64 may differ by less than it */
+    int fast;     /* bit-packing, at the speed of memory */
+    void *result; /* what the receiver will have; needed with a bound, else may be NULL */
+} engine_delta_t;
+
+/* The frame that makes `now` of `base` (NULL: of nothing), n elements each. It names both by their hashes. */
+ENGINE_API int engine_delta_encode(const void *now, const void *base, size_t n, int dtype, const engine_delta_t *options, void *out,
+                                   size_t *size);
+ENGINE_API size_t engine_delta_bound(size_t n, int dtype);
+/* The new version, to `out`; refused unless `base` has the hash that the frame names, and each chunk gives its result. */
+ENGINE_API int engine_delta_apply(const void *base, const void *frame, size_t size, void *out, size_t n, int dtype);
+ENGINE_API uint64_t engine_delta_hash(const void *data, size_t bytes);
+
 /* The integer of a communicator, for engine_open. */
 #ifdef MPI_VERSION
 #if defined(MPI_ABI_VERSION) && MPI_ABI_VERSION > 0

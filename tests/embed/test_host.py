@@ -1,5 +1,6 @@
 """engine.h from a C host on real ranks: it learns, the same under both MPIs; every mistake is a code; the host lives."""
 import json
+import re
 import subprocess
 
 import pytest
@@ -60,3 +61,12 @@ int main(void) {
     first, *message = done.stdout.splitlines()
     assert first == "69 1"
     assert said in message[0] and "engine embed --env" in done.stdout
+
+
+def test_only_the_calls_of_engine_h_are_exported():
+    from engine import lib
+
+    table = subprocess.run(["nm", "-D", "--defined-only", lib.HOME / "libengine.so"], capture_output=True, text=True)
+    names = {line.split()[-1] for line in table.stdout.splitlines()}
+    header = (lib.INCLUDE / "engine.h").read_text()
+    assert table.returncode or names == set(re.findall(r"\b(engine_\w+)\(", header.split("#define ENGINE_API")[1]))

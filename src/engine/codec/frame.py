@@ -30,8 +30,8 @@ SHAPE_LIMIT = 32
 Bytes = bytes | bytearray | memoryview
 
 # Kinds and codecs are numbers for ever; a room that adds one takes the next number here and in docs/format.md.
-KINDS = {"raw": 0, "block": 1, "update": 2, "delta": 3, "journal": 4}
-CODECS = {"raw": 0, "pack": 1, "sparse": 2, "quant": 3, "delta": 4, "lowrank": 5, "chain": 6}
+KINDS = {"raw": 0, "block": 1, "update": 2, "delta": 3, "journal": 4, "rows": 5}
+CODECS = {"raw": 0, "pack": 1, "sparse": 2, "quant": 3, "delta": 4, "lowrank": 5, "chain": 6, "rows": 7}
 DTYPES = (
     "bytes",
     "int8",
