@@ -23,7 +23,11 @@ Every = int | float | None
 
 @dataclass
 class Data:
-    """What is read, how it is parsed, and which rank learns which row."""
+    """What is read, how it is parsed, and which rank learns which row.
+
+    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those; `idle`:
+    a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    """
 
     source: str = ""
     format: str | None = None
@@ -39,6 +43,13 @@ class Data:
     quoted_newlines: bool = False
     task: str | None = None
     piece_bytes: int = 1 << 21
+    follow: bool = False
+    columns: Names = ()
+    wait: float = 60.0
+    idle: float = 0.0
+    spool: str = ""
+    spool_bytes: int = 1 << 30
+    spool_keep: bool = False
     rule: str = "deal"
     key: str | None = None
 
@@ -190,7 +201,7 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
@@ -200,6 +211,7 @@ CHOICES = {
     "fault.memory": ("auto", "on", "off"),
 }
 LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+          "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 

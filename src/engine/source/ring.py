@@ -14,8 +14,8 @@ from multiprocessing import resource_tracker, shared_memory
 import numpy as np
 
 from engine.errors import DataError, PeerError
-from engine.source.feed import At, Portion
-from engine.types import Array, Batch
+from engine.source.feed import At, Portion, batched
+from engine.types import Array
 
 MAGIC, VERSION, HEADER = b"ENGRING1", 1, 64
 
@@ -34,13 +34,15 @@ class Ring:
         if not create:
             resource_tracker.unregister(self._memory._name, "shared_memory")  # type: ignore[attr-defined]  # not ours to unlink
         buffer = self._memory.buf
+        assert buffer is not None
         if create:
             buffer[:8] = MAGIC
             np.frombuffer(buffer, np.uint32, 2, 8)[:] = VERSION, width
             np.frombuffer(buffer, np.uint64, 1, 16)[0] = capacity
         if bytes(buffer[:8]) != MAGIC:
             raise DataError("expected a ring of rows, found other shared memory", where=name, fix="see engine.source.ring")
-        self.width, self.capacity = int(np.frombuffer(buffer, np.uint32, 1, 12)[0]), int(np.frombuffer(buffer, np.uint64, 1, 16)[0])
+        self.width = int(np.frombuffer(buffer, np.uint32, 1, 12)[0])
+        self.capacity = int(np.frombuffer(buffer, np.uint64, 1, 16)[0])
         self._counts = np.frombuffer(buffer, np.uint64, 2, 24)
         self._ended = np.frombuffer(buffer, np.uint32, 1, 40)
         self._slots = np.frombuffer(buffer, np.float32, self.capacity * (self.width + 1), HEADER).reshape(self.capacity, -1)
@@ -86,7 +88,7 @@ class Ring:
         self._counts[1] = max(int(self._counts[1]), rows)
 
     def close(self) -> None:
-        self._counts = self._slots = self._ended = np.empty(0)  # views must go before the memory can
+        del self._counts, self._slots, self._ended  # views must go before the memory can
         self._memory.close()
         if self.owner:
             try:
@@ -115,9 +117,7 @@ class Ringed:
         before, self._next = self._next, self._next + len(rows)
         if not self._kept:
             self._ring.free(self._next)
-        y = np.ascontiguousarray(rows[:, -1])
-        batch = Batch(y, np.arange(len(y), dtype=np.int64), np.full(len(y), np.nan, np.float32), x=np.ascontiguousarray(rows[:, :-1]))
-        return Portion(batch, np.arange(before, self._next + 1))
+        return Portion(batched((rows[:, :-1], rows[:, -1])), np.arange(before, self._next + 1))
 
     def committed(self, at: At) -> None:
         self._ring.free(at[1])
