@@ -2,11 +2,12 @@
 
 A spool is a folder of segments `<first row, 20 digits>.rows`; a segment is a sequence of records
 
-    magic `SPL1` | crc32c of the rest u32 | length u32 | rows u32 | first row u64 | sender's count u64 | length of its name u16
-    | its name | frames of rows (docs/format.md, kind rows)
+    magic `SPL1` | crc32c of the next 28 bytes u32 | crc32c of name and frames u32 | length of these u32 | rows u32
+    | first row u64 | sender's count u64 | sender's name u16 length, text | frames of rows (docs/format.md, kind rows) | `END1`
 
-A record cut short at the end of the last segment was never acknowledged and is cut off; damage anywhere else is refused by
-name. Rows before the newest checkpoint's cursor are dropped a segment at a time, unless `keep` holds them for retraining.
+A record cut short at the end of the last segment (or zeros there, after a power failure) was never acknowledged and is cut
+off; damage anywhere else is refused by name. Rows before the cursor that all kept checkpoints have passed are dropped a
+segment at a time, unless `keep` holds them for retraining.
 The bound is on what is on disk: a full spool takes no more rows, so its feed reads no more, and the sender waits.
 """
 from __future__ import annotations
@@ -26,8 +27,8 @@ from engine.errors import StoreError
 from engine.kernels import _native
 from engine.types import Batch
 
-MAGIC = b"SPL1"
-HEAD = struct.Struct("<4sIIIQQH")
+MAGIC, END = b"SPL1", b"END1"
+HEAD = struct.Struct("<4sIIIIQQ")
 SEGMENT_BYTES = 64 << 20
 
 
@@ -58,6 +59,27 @@ def unpack(data: memoryview) -> Batch:
                  keys=found.get("keys"), values=found.get("values"), weight=found.get("weight"))
 
 
+def damage(data: memoryview) -> str:
+    """What is wrong with the record at the start of `data`, or ""."""
+    if len(data) < HEAD.size or data[:4] != MAGIC:
+        return "other bytes"
+    _, own, crc, length, *_ = HEAD.unpack_from(data)
+    if _native.crc32c(data[8 : HEAD.size]) != own:
+        return "a damaged header"
+    if len(data) < HEAD.size + length:
+        return "one cut short"
+    return "" if _native.crc32c(data[HEAD.size : HEAD.size + length]) == crc else "damaged rows"
+
+
+def torn(data: memoryview) -> bool:
+    """Whether `data`, the end of a spool, begins a record that was never finished."""
+    if len(data) < HEAD.size or not any(data[: HEAD.size]):
+        return len(data) < HEAD.size or not any(data)
+    problem = damage(data)
+    unwritten = problem == "damaged rows" and not any(data[-len(END) :])  # the end never reached the disk
+    return problem == "one cut short" or unwritten
+
+
 class Spool:
     """Rows of one feed. `next`: the number the next row gets; `senders`: rows taken from each named sender."""
 
@@ -81,9 +103,10 @@ class Spool:
 
     def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None:
         """Write rows behind those there; `count`: what the named sender has given by then. Not durable before `sync`."""
-        name, body = sender.encode(), pack(batch)
-        rest = HEAD.pack(MAGIC, 0, len(name) + len(body), len(batch), self.next, count, len(name))[8:] + name + body
-        record = MAGIC + struct.pack("<I", _native.crc32c(rest)) + rest
+        name = sender.encode()
+        body = struct.pack("<H", len(name)) + name + pack(batch) + END
+        head = HEAD.pack(MAGIC, 0, _native.crc32c(body), len(body), len(batch), self.next, count)
+        record = MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:] + body
         if self._file < 0 or self._written >= self._segment_bytes:
             self._begin()
         try:
@@ -163,27 +186,18 @@ class Spool:
         """(first row, rows, body, sender, its count) of a segment; a torn end of the last segment ends it."""
         data, at = memoryview(path.read_bytes()), 0
         while at < len(data):
-            problem = ""
-            if len(data) - at < HEAD.size:
-                problem = "a record cut short"
-            else:
-                magic, crc, length, rows, first, given, width = HEAD.unpack_from(data, at)
-                end = at + HEAD.size + length
-                if magic != MAGIC:
-                    problem = "no record"
-                elif end > len(data) or width > length:
-                    problem = "a record cut short"
-                elif _native.crc32c(data[at + 8 : end]) != crc:
-                    problem = "a damaged record"
+            if last and torn(data[at:]):
+                return
+            problem = damage(data[at:])
             if problem:
-                if last and bytes(data[at:]).find(MAGIC, 1) < 0:
-                    return
                 raise StoreError(f"expected a record of rows, found {problem}", where=f"{path}, byte {at}",
-                                 fix="restore the file from a copy; rows after this place cannot be trusted")
-            body = data[at + HEAD.size : end]
-            self._end = end
-            yield first, rows, body[width:], bytes(body[:width]).decode(), given
-            at = end
+                                 fix="restore the file from a copy; what follows cannot be trusted")
+            _, _, _, length, rows, first, given = HEAD.unpack_from(data, at)
+            body = data[at + HEAD.size : at + HEAD.size + length - len(END)]
+            at += HEAD.size + length
+            self._end = at
+            width = 2 + int.from_bytes(body[:2], "little")
+            yield first, rows, body[width:], bytes(body[2:width]).decode(), given
 
     def close(self) -> None:
         if self._file >= 0:
