@@ -23,8 +23,10 @@ from engine.source.ahead import Ahead
 from engine.source.live import Live, LiveSource, together
 from engine.source.read import open_source
 from engine.store import checkpoint as store
+from engine.store import heal
 from engine.store.spool import Spool
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.update import drift
 from engine.update import policy as policies
 from engine.watch.meter import Meter
 
@@ -135,10 +137,16 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(config.model.kind, {}) | {"batch": config.update.batch}
+    options = sections["model"] | sections.get(own_section(config), {}) | {"batch": config.update.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed, policies.parse(config.update.chain or "adam"), memory))
+        config.run.seed, policy=policies.parse(config.update.chain or "adam"), memory=memory,
+        detect=lambda: drift.make(config.update.drift or "adwin")))
+
+
+def own_section(config: Config) -> str:
+    """The section that holds the options of the kind of model."""
+    return registry.SECTION.get(config.model.kind, config.model.kind)
 
 
 def rhythm(config: Config) -> str:
@@ -221,10 +229,15 @@ def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     place = position(job)
     parts = link.gather(part, name="checkpoint parts")
     meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
-    agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
-           if parts is not None else None, "commit checkpoint")
+    agreed(link, lambda: _commit(directory, step, parts, meta, config) if parts is not None else None, "commit checkpoint")
     if isinstance(job.stream, Live):
         job.stream.committed()
+
+
+def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config: Config) -> None:
+    store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
+    if config.checkpoint.mirror and directory == config.checkpoint.dir:
+        heal.mirror_step(directory, step, config.checkpoint.mirror)
 
 
 def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
@@ -270,7 +283,7 @@ def position(job: loop.Job) -> dict[str, Any] | None:
 def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", config.model.kind)) if name in sections
+    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", own_section(config))) if name in sections
              for key, value in sorted(sections[name].items())}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
@@ -278,6 +291,8 @@ def matching(config: Config, schema: Schema) -> dict[str, Any]:
 
 def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> dict[str, Any] | None:
     """Loads the newest intact checkpoint; returns its meta, or None where the directory has none."""
+    mirror = config.checkpoint.mirror if directory == config.checkpoint.dir else ""
+    healed = agreed(job.link, lambda: heal.heal(directory, mirror) if mirror and not job.link.rank else [], "heal checkpoints")
     found = agreed(job.link, lambda: store.latest(directory), "read checkpoint")
     if found is None:
         if config.checkpoint.resume == "must":
@@ -285,7 +300,7 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
     adopt(job, state, meta)
-    return {**meta, "problems": found.problems, "path": str(found.path)}
+    return {**meta, "problems": healed + found.problems, "path": str(found.path)}
 
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:

@@ -100,6 +100,10 @@ class Ledger:
         return 64 + sum(-(-np.dtype(kind).itemsize * count // 64) * 64 for _, kind, count in
                         cls._layout(bits, ranks, backups, spare))
 
+    def arrays(self) -> tuple[Array, ...]:
+        """Head, owner, epoch, stamp, state, backups and forks as the native node takes them: the memory itself, flat."""
+        return (self._head, self.owner, self.epoch, self.stamp, self.state, self.backup.reshape(-1), self.forks.reshape(-1))
+
     @property
     def version(self) -> int:
         """Counts the changes this copy has taken; orders `stamp`, and means nothing on another node."""
