@@ -151,3 +151,22 @@ def test_the_parents_signal_keeps_its_name(alone, tmp_path):
     (tmp_path / "stop").write_text("SIGINT")
     assert guard.meant(signal.SIGUSR1) == "SIGINT"
     assert guard.meant(signal.SIGTERM) == "SIGTERM"
+
+
+def test_a_lone_rank_that_stalls_is_named_and_one_that_reads_is_not(alone):
+    program = """
+import time
+from engine.config import resolve
+from engine.guard import Guard
+from engine.train import link_up
+guard = Guard()
+link_up(resolve(overrides=["loop.stall_timeout=0.5"], env={}), guard)
+with guard.watch("read rows"):
+    time.sleep(1.5)
+guard.beat("step 7")
+time.sleep(30)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75 and time.monotonic() - began < 20
+    assert "rank 0 has been in 'step 7' for" in done.stderr and "others" not in done.stderr

@@ -16,7 +16,7 @@ template <class T>
 using Maybe = std::optional<Arr<T>>;
 constexpr const char* losses[] = {"squared", "logistic", "hinge", "quantile", "poisson", "epsilon"};
 constexpr const char* learners[] = {"sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"};
-constexpr const char* merges[] = {"owner", "add", "average", "touch"};
+constexpr const char* merges[] = {"owner", "add", "average", "touch", "conflict"};
 
 template <class E, std::size_t N>
 E named(const std::string& name, const char* const (&names)[N], const char* what) {
@@ -136,6 +136,11 @@ public:
     void slope(const Arr<float>& scores, const Arr<float>& y, Arr<float> out) {
         need(scores.size() == y.size() && y.size() == out.size(), "slope: sizes differ");
         ops_.slope(rule_, scores.data(), y.data(), static_cast<std::size_t>(y.size()), writable(out));
+    }
+
+    void pace(float rate) {  // the step size from here on
+        need(rate > 0, "pace: expected a rate > 0");
+        rule_.rate = rate;
     }
 
     std::size_t touched() const { return track_.count; }
@@ -330,6 +335,7 @@ void bind_learn(py::module_& m) {
         .def("learn_one", &Native::learn_one, arg("x").noconvert(), arg("y"))
         .def("step", &Native::step, arg("ids").noconvert(), arg("g").noconvert())
         .def("slope", &Native::slope, arg("scores").noconvert(), arg("y").noconvert(), arg("out").noconvert())
+        .def("pace", &Native::pace, arg("rate"))
         .def("touched", &Native::touched)
         .def("update", &Native::update)
         .def("merge", &Native::merge, arg("keys").noconvert(), arg("values").noconvert(), arg("ranks"))

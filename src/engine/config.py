@@ -130,12 +130,18 @@ class Update:
 class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
-    rows (32).
+    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
+    local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.
     """
 
     split: str = "rows"
     every: Every = None
     merge: str = "owner"
+    mode: str = "bsp"
+    damp: float = 0.0
+    momentum: float = 0.0
+    budget: float = 0.005
 
 
 @dataclass
@@ -236,11 +242,14 @@ CHOICES = {
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch"),
+    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
 }
-LOWEST = {"loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
+                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto")}
+LOWEST = {"exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
+          "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
@@ -315,6 +324,8 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
                           fix=f"did you mean {near[0]!r}?" if near else "")
     if name in ("checkpoint.every", "exchange.every") and found is not None and found <= 0:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
+    if name in PATTERNS and not re.fullmatch(PATTERNS[name][0], str(found)):
+        raise ConfigError(f"{name}: expected {PATTERNS[name][1]}, found {found!r}", where=where)
     if name in LOWEST and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.clean.pipeline import Pipeline
+from engine.cluster.adapt import Review
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance, pace
 from engine.comm import sync
 from engine.crew import Crew
@@ -106,6 +108,7 @@ class Job:
     keeper: Keeper | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
+    reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
     voted_s: float = 0.0
@@ -124,7 +127,7 @@ class Job:
 class Event:
     """What the loop tells its caller after a step in which something was due, or every step in `steps` mode."""
 
-    action: Action
+    action: Action | Review
     step: int
     rows: int
 
@@ -132,14 +135,21 @@ class Event:
 def run(job: Job) -> Iterator[Event]:
     """Steps until the clock says stop; yields each due action for the caller to carry out (all ranks get the same)."""
     while True:
-        tick = step(job, job.stream.take(job.k * len(job.team.models)))
-        job.clock, actions = advance(job.clock, tick, job.rules)
-        if job.keeper is not None and tick.rows:
-            job.keeper.commit(job)
-        for action in actions:
-            yield Event(action, job.clock.step, job.clock.rows)
-            if isinstance(action, Stop):
+        for event in once(job):
+            yield event
+            if isinstance(event.action, Stop):
                 return
+
+
+def once(job: Job) -> list[Event]:
+    """One step; what is due after it."""
+    with job.reading("read rows"):
+        rows = job.stream.take(job.k * len(job.team.models))
+    tick = step(job, rows)
+    job.clock, actions = advance(job.clock, tick, job.rules)
+    if job.keeper is not None and tick.rows:
+        job.keeper.commit(job)
+    return [Event(action, job.clock.step, job.clock.rows) for action in actions]
 
 
 def step(job: Job, rows: Batch | None) -> Tick:
@@ -170,7 +180,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
     if job.keeper is not None:
         job.keeper.heard(table[:, 6:])
     job.merged = None
-    _score(job, rows, scores, table)
+    score(job, rows, scores, table)
     if job.every_s:
         job.k, job.voted_s = pace(job.k, float(table[0, 5]) - job.voted_s, job.every_s), float(table[0, 5])
     if update is not None:
@@ -183,7 +193,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
     return Tick(int(table[:, 0].sum()), bool(table[:, 3].any()), STOPS[int(table[:, 4].max())], float(table[0, 5]))
 
 
-def _score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> None:
+def score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> None:
     """Counts the scores; the label before this rank's first row comes from the ranks before it, where unknown."""
     seen = np.flatnonzero(table[:, 0])
     if rows is not None and scores is not None:
@@ -210,4 +220,4 @@ def _whole(state: dict[str, Array], shape: tuple[int, ...], places: Array, count
     return {**state, "hist": hist}
 
 
-__all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "run", "step"]
+__all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "once", "run", "score", "step"]
