@@ -26,7 +26,8 @@ def zipf(keys, ranks, bits, seed=0, power=1.0, accesses=1 << 24):
     sketch.count(key[np.minimum(np.searchsorted(np.cumsum(weight), draw.random(accesses // 8)), keys - 1)])
     hot, share, _ = sketch.top(0.04 / ranks)
     size = np.bincount(slot, minlength=1 << bits) * 256.0
-    made = Load(load, ledger.owner[: 1 << bits].astype(np.int64), size, hot, ledger.slots(hot).astype(np.int64), share * load.sum())
+    owner = ledger.owner[: 1 << bits].astype(np.int64)
+    made = Load(load, owner, size, hot, ledger.slots(hot).astype(np.int64), share * load.sum())
     return made, weight, key, slot
 
 
@@ -57,20 +58,23 @@ def test_zipf_over_many_ranks_evens_out_with_few_bytes():
 def test_ten_thousand_ranks_are_planned_in_a_moment():
     load, weight, key, slot = zipf(1_000_000, 10_000, 20, accesses=1 << 22)
     hot = np.flatnonzero(weight > 0.04 / 10_000)
-    load = Load(np.bincount(slot, weight, 1 << 20), load.owner, load.size_bytes, key[hot], slot[hot].astype(np.int64), weight[hot])
+    counts = np.bincount(slot, weight, 1 << 20)
+    load = Load(counts, load.owner, load.size_bytes, key[hot], slot[hot].astype(np.int64), weight[hot])
     began = time.perf_counter()
     made = plan(load, Cluster.even(10_000, per_node=64, per_rack=16))
     assert time.perf_counter() - began < 5
     assert made.after < 1.2 < made.before
 
 
-@given(seed=st.integers(0, 2**32), ranks=st.integers(1, 12), slots=st.integers(1, 200), tight=st.floats(1.01, 4), skew=st.floats(0.1, 4))
+@given(seed=st.integers(0, 2**32), ranks=st.integers(1, 12), slots=st.integers(1, 200), tight=st.floats(1.01, 4),
+       skew=st.floats(0.1, 4))
 def test_laws_of_a_plan(seed, ranks, slots, tight, skew):
     draw = np.random.default_rng(seed)
     size = draw.integers(1, 100, slots).astype(float)
     owner = draw.integers(0, ranks, slots)
     held = np.bincount(owner, size, ranks)
-    cluster = Cluster(draw.uniform(0.5, 2, ranks), np.maximum(held, size.max()) * tight, draw.integers(0, 3, ranks), np.zeros(ranks, int))
+    memory, node = np.maximum(held, size.max()) * tight, draw.integers(0, 3, ranks)
+    cluster = Cluster(draw.uniform(0.5, 2, ranks), memory, node, np.zeros(ranks, int))
     hot = draw.integers(0, slots, 3)
     slot = draw.pareto(skew, slots) * 100
     load = Load(slot, owner, size, np.arange(3, dtype=np.uint64), hot, slot[hot] * draw.uniform(0, 0.3, 3))
@@ -107,7 +111,7 @@ def test_a_slow_rank_gets_less_and_a_near_one_is_preferred():
         owner[move.slot] = move.target
     carried = np.bincount(owner, load.slot, 4) / cluster.speed
     assert carried.max() <= 1.15 * carried.mean()
-    assert [m.tier for m in made.moves if m.source == 0][0] == 0
+    assert next(m.tier for m in made.moves if m.source == 0) == 0
 
 
 @pytest.mark.parametrize(("memory", "said"), [
@@ -151,7 +155,7 @@ def test_the_sketch_bounds_every_count(keys, room):
 
 
 class Windows(RuleBasedStateMachine):
-    """Load that comes and goes against the rule of when to act: never twice within the rest, never for a cost above the gain."""
+    """Load that comes and goes: never acts twice within the rest, never for a cost above the gain."""
 
     @initialize(seed=st.integers(0, 2**32))
     def start(self, seed):

@@ -106,8 +106,9 @@ def plan(load: Load, cluster: Cluster, *, tolerance: float = 1.03, most_moves: i
     cost = sum(move.size_bytes * cluster.byte_s[move.tier] for move in moves)
     all_bytes = float(load.size_bytes[live].sum())
     split = tuple(sorted({(m.slot, m.bits) for m in moves if m.bits}))
-    said = _reasons(load, cluster, hot, spread / total, split, moves, before, after, moved, all_bytes)
-    return Plan(load.hot_key[hot], split, tuple(moves), before, after, moved, moved / all_bytes if all_bytes else 0.0, cost, said)
+    said = _reasons(hot, spread / total, split, moves, before, after, moved, all_bytes)
+    part = moved / all_bytes if all_bytes else 0.0
+    return Plan(load.hot_key[hot], split, tuple(moves), before, after, moved, part, cost, said)
 
 
 def fits(load: Load, cluster: Cluster) -> Array:
@@ -229,8 +230,8 @@ class _Homes:
         self.carried[rank] += load
 
 
-def _reasons(load: Load, cluster: Cluster, hot: Array, spread: float, split: tuple[tuple[int, int], ...], moves: list[Move],
-             before: float, after: float, moved: float, all_bytes: float) -> tuple[str, ...]:
+def _reasons(hot: Array, spread: float, split: tuple[tuple[int, int], ...], moves: list[Move], before: float, after: float,
+             moved: float, all_bytes: float) -> tuple[str, ...]:
     said = [f"before: the fullest rank carries {before:.2f} times its share"]
     if hot.any():
         said.append(f"replicate {int(hot.sum())} keys: each is above {REPLICATE:g}/P of the load, together {spread:.1%}; "
@@ -241,7 +242,8 @@ def _reasons(load: Load, cluster: Cluster, hot: Array, spread: float, split: tup
     if moves:
         tiers = ", ".join(f"{sum(m.tier == t for m in moves)} {'in the ' if t < 2 else ''}{name}"
                           for t, name in enumerate(TIERS) if any(m.tier == t for m in moves))
-        said.append(f"move {len(moves)} pieces ({tiers}), {moved / 2**20:,.1f} MiB = {moved / max(all_bytes, 1e-12):.2%} of the bytes, "
+        part = moved / max(all_bytes, 1e-12)
+        said.append(f"move {len(moves)} pieces ({tiers}), {moved / 2**20:,.1f} MiB = {part:.2%} of the bytes, "
                     "most load a byte first")
     said.append(f"after: {after:.3f} times" + ("; what is left does not come apart further" if after > 1.1 else ""))
     return tuple(said)
