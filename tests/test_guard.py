@@ -104,8 +104,9 @@ def test_a_signal_before_the_first_step_ends_at_once(number, code, tmp_path):
 
 
 def test_in_the_loop_the_first_signal_asks_and_the_second_ends(tmp_path):
-    child = program("guard.beat('step 1')\nwhile not guard.stop: time.sleep(.01)\n"
+    child = program("guard.beat('step 1')\nprint('in the loop', flush=True)\nwhile not guard.stop: time.sleep(.01)\n"
                     "print(guard.stop, flush=True)\ntime.sleep(30)", tmp_path)
+    assert child.stdout.readline() == "in the loop\n"
     child.send_signal(signal.SIGUSR1)
     assert child.stdout.readline() == "SIGUSR1\n"
     began = time.monotonic()

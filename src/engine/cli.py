@@ -25,12 +25,14 @@ FLAGS = {
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
     "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
     "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
     "stall-timeout": ("loop.stall_timeout", "S", "seconds a rank may keep the others waiting"),
     "stop-after": ("loop.stop_after_rows", "ROWS", "stop after so many rows"),
     "checkpoint": ("checkpoint.dir", "DIR", "write checkpoints here"),
     "every": ("checkpoint.every", "E", "a checkpoint every 5000rows or 10s"),
+    "mirror": ("checkpoint.mirror", "DIR", "keep a copy of each checkpoint here"),
     "run-dir": ("run.dir", "DIR", "where the run writes (default runs/NNNN; - = nowhere)"),
 }
 Verb = Callable[[argparse.Namespace, Any], int]
@@ -81,6 +83,7 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
     from engine.errors import StoreError
     from engine.store import checkpoint as store
+    from engine.store import describe
 
     folder = Path(args.ckpt)
     if not (folder / "manifest.json").exists():
@@ -88,7 +91,7 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
         if found is None:
             raise StoreError("no checkpoint found", where=args.ckpt, fix="give the directory that --checkpoint wrote")
         folder = found.path
-    text = store.inspect(folder)
+    text = describe.inspect(folder)
     print(json.dumps(text) if args.json else "\n".join(f"{name:12} {value}" for name, value in text.items()))
     return 0
 
@@ -133,6 +136,27 @@ def embed(args: argparse.Namespace, guard: Any) -> int:
     return 0
 
 
+@verb
+def ckpt(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.ckpt(args)
+
+
+@verb
+def audit(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.audit(args)
+
+
+@verb
+def scale(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.scale(args)
+
+
 def configured(args: argparse.Namespace) -> Any:
     """The resolved configuration of a learning verb."""
     from engine.config import resolve
@@ -155,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
                  epilog="exit codes: 64 usage, 65 data, 70 bug, 74 I/O, 75 try again, 130 interrupted")
     top.add_argument("--version", action="version", version=f"engine {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    _surviving(verbs)
     run = verbs.add_parser("run", help="start a verb on N ranks: engine run -n 4 train …")
     run.add_argument("-n", type=int, dest="ranks", metavar="N", help="ranks")
     run.add_argument("--mpi", default="", metavar="PATH", help="the mpiexec to use")
@@ -195,6 +220,23 @@ def parser() -> argparse.ArgumentParser:
     script.add_argument("scheduler", choices=("slurm", "pbs"))
     script.add_argument("-o", "--output", default="")
     return top
+
+
+def _surviving(verbs: Any) -> None:
+    ckpt = verbs.add_parser("ckpt", help="list, verify, show, roll back, reshard or export checkpoints")
+    ckpt.add_argument("act", choices=("ls", "verify", "show", "rollback", "reshard", "export"))
+    ckpt.add_argument("ckpt", metavar="DIR", help="a directory of checkpoints, or one of them")
+    ckpt.add_argument("--to", default="", metavar="STEP|TIME", help="rollback: the checkpoint to go back to")
+    ckpt.add_argument("-n", type=int, default=1, dest="ranks", metavar="N", help="reshard: part files to write")
+    ckpt.add_argument("-o", "--output", default="", metavar="FILE|DIR", help="export: .npz or .onnx; reshard: a directory")
+    ckpt.add_argument("--mirror", default="", metavar="DIR", help="verify: put right what is damaged from this copy")
+    proof = verbs.add_parser("audit", help="replay and verify the journal of a run, in node memory or in a directory")
+    proof.add_argument("run", metavar="RUN|DIR")
+    grow = verbs.add_parser("scale", help="let a supervised run go on with N ranks")
+    grow.add_argument("run", metavar="RUN", help="its checkpoint directory, or its name in node memory")
+    grow.add_argument("ranks", type=int, metavar="N")
+    for p in (ckpt, proof):
+        p.add_argument("--json", action="store_true")
 
 
 def _learning(p: argparse.ArgumentParser) -> None:

@@ -186,6 +186,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened.close()
     link.barrier(name="end of run")
     if shield is not None:
+        for note in shield.settle(job):
+            diary.note(note)
         shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
@@ -253,7 +255,13 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
     """Does what is due; returns the reason of a stop."""
     if isinstance(event.action, Save):
         began = time.perf_counter()
-        jobs.save(job, config, config.checkpoint.dir, schema)
+        shield = job.keeper if isinstance(job.keeper, protect.Protection) else None
+        if shield is None or event.action.reason != "due":
+            for note in shield.settle(job) if shield else []:
+                diary.note(note)
+            jobs.save(job, config, config.checkpoint.dir, schema)
+        else:
+            shield.save(job)
         diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)
     elif isinstance(event.action, Report) and not event.action.final:
         _count_sent(job, diary)
