@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = -m pip install -qq --disable-pip-version-check
 SOURCES := $(shell find csrc src -name '*.cpp' -o -name '*.h' -o -name '*.pyx')
 PROJECT = pyproject.toml setup.py
-PLAIN = "numpy>=2" "blosc2>=4" "ml_dtypes>=0.5" "mpi4py>=4.1" "numba>=0.61" "threadpoolctl>=3" \
+PLAIN = "numpy>=2" "blosc2>=4" "ml_dtypes>=0.5" "mpi4py>=4.1" "numba>=0.61" "threadpoolctl>=3" "rich>=13" \
 	"pytest>=8" "hypothesis>=6.100" "pytest-timeout>=2.3" "scikit-learn>=1.5"
 
 .PHONY: check demo test test-all lint clean

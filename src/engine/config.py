@@ -132,13 +132,18 @@ class Exchange:
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
     local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
-    `damp`: an update computed a rounds ago counts (1 + a)^-damp.
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `codec`: how parameters of dense models travel: exact,
+    dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
+    (the MPI's own), ring, halving, doubling, tree, node.
     """
 
     split: str = "rows"
     every: Every = None
     merge: str = "owner"
     mode: str = "bsp"
+    codec: str = "exact"
+    route: str = "native"
+    explain: bool = False
     damp: float = 0.0
     momentum: float = 0.0
     budget: float = 0.005
@@ -156,12 +161,16 @@ class Loop:
 
 @dataclass
 class Checkpoint:
-    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never."""
+    """`every`: "5000rows" or "10s". `resume`: auto (if there is one), must, never. `mirror`: a second directory. `chain`:
+    incremental checkpoints between whole ones, in runs kept in node memory.
+    """
 
     dir: str = ""
     every: Every = None
     keep: int = 2
     resume: str = "never"
+    mirror: str = ""
+    chain: int = 4
 
 
 @dataclass
@@ -169,6 +178,7 @@ class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
     other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
     of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
+    `mtbf`: seconds between failures, for the interval of checkpoints where none is given (Young, Daly).
     """
 
     memory: str = "auto"
@@ -179,6 +189,7 @@ class Fault:
     hung: float = 300.0
     seal: int = 4 << 20
     inplace: bool = True
+    mtbf: float = 86400.0
 
 
 @dataclass
@@ -203,6 +214,19 @@ class Embed:
 
 
 @dataclass
+class Shard:
+    """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, room a rank; `memory`
+    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks."""
+
+    onesided: str = "auto"
+    service: str = "auto"
+    slots_bits: int | None = None
+    rows: int = 1 << 20
+    backups: int = 0
+    memory: int = 0
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
@@ -220,6 +244,7 @@ class Config:
     fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
+    shard: Shard = field(default_factory=Shard)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -242,15 +267,20 @@ CHOICES = {
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "exchange.split": ("rows", "keys"), "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
+    "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
+    "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
+    "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
-                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto")}
+                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
+            "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
+                               "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 

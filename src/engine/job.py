@@ -21,6 +21,7 @@ from engine.source import stream as streams
 from engine.source.ahead import Ahead
 from engine.source.read import open_source
 from engine.store import checkpoint as store
+from engine.store import heal
 from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
 from engine.update import drift
 from engine.update import policy as policies
@@ -209,8 +210,13 @@ def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     place = position(job)
     parts = link.gather(part, name="checkpoint parts")
     meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
-    agreed(link, lambda: store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
-           if parts is not None else None, "commit checkpoint")
+    agreed(link, lambda: _commit(directory, step, parts, meta, config) if parts is not None else None, "commit checkpoint")
+
+
+def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config: Config) -> None:
+    store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
+    if config.checkpoint.mirror and directory == config.checkpoint.dir:
+        heal.mirror_step(directory, step, config.checkpoint.mirror)
 
 
 def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
@@ -260,6 +266,8 @@ def matching(config: Config, schema: Schema) -> dict[str, Any]:
 
 def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> dict[str, Any] | None:
     """Loads the newest intact checkpoint; returns its meta, or None where the directory has none."""
+    mirror = config.checkpoint.mirror if directory == config.checkpoint.dir else ""
+    healed = agreed(job.link, lambda: heal.heal(directory, mirror) if mirror and not job.link.rank else [], "heal checkpoints")
     found = agreed(job.link, lambda: store.latest(directory), "read checkpoint")
     if found is None:
         if config.checkpoint.resume == "must":
@@ -267,7 +275,7 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         return None
     state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
     adopt(job, state, meta)
-    return {**meta, "problems": found.problems, "path": str(found.path)}
+    return {**meta, "problems": healed + found.problems, "path": str(found.path)}
 
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:

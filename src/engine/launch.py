@@ -52,6 +52,8 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     The first signal goes on to the ranks as SIGUSR1 with its name beside it: given SIGTERM or SIGINT, Open MPI's launcher
     kills the ranks 0.2 s later, whatever they are writing (measured; 5.0.11). A second signal goes on as it is.
     """
+    from engine.live import View, wanted
+
     line, env = command(ranks, verb, mpi=mpi)
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
@@ -59,9 +61,12 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
         children: list[subprocess.Popen[bytes]] = []
+        view = View(ranks, record.with_name("live.jsonl")) if wanted(verb) else None
+        shown = {"ENGINE_LIVE": str(view.record)} if view else {}
         with forwarding(children, record) as asked:
-            child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+            child = start(line, {**env, **shown, "ENGINE_ERROR_FILE": str(record)}, piped=view is not None)
             children.append(child)
+            viewer = view.follow(child) if view else None
             if asked:  # what came while the launcher was starting
                 child.send_signal(signal.SIGUSR1)
             try:
@@ -70,6 +75,8 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
                 asked.append(signal.SIGTERM)
                 code = _end(child)
                 print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
+            if viewer:
+                viewer.join(GRACE_S)
         return outcome(code, record, asked)
 
 
@@ -93,12 +100,16 @@ def forwarding(children: list[subprocess.Popen[bytes]], record: Path) -> Iterato
             signal.signal(number, handler)
 
 
-def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us."""
+def start(line: list[str], env: dict[str, str], *, piped: bool = False) -> subprocess.Popen[bytes]:
+    """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us.
+
+    `piped`: its standard output comes to us, to be shown beside the live view.
+    """
     libc = ctypes.CDLL(None)
     given = standard_input()
     quiet = subprocess.DEVNULL if given or sys.stdin is None or sys.stdin.isatty() else None
     return subprocess.Popen(line, env={**env, "ENGINE_STDIN": given}, stdin=quiet, process_group=0,
+                            stdout=subprocess.PIPE if piped else None,
                             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
 
 

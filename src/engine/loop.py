@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -107,6 +108,7 @@ class Job:
     keeper: Keeper | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
+    reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
     voted_s: float = 0.0
@@ -141,7 +143,9 @@ def run(job: Job) -> Iterator[Event]:
 
 def once(job: Job) -> list[Event]:
     """One step; what is due after it."""
-    tick = step(job, job.stream.take(job.k * len(job.team.models)))
+    with job.reading("read rows"):
+        rows = job.stream.take(job.k * len(job.team.models))
+    tick = step(job, rows)
     job.clock, actions = advance(job.clock, tick, job.rules)
     if job.keeper is not None and tick.rows:
         job.keeper.commit(job)

@@ -31,6 +31,7 @@ from engine.cluster.recover import Choice, Held, choose, guards
 from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
+from engine.flush import Flush
 from engine.kernels import _native
 from engine.pulse import Pulse, die_with_parent, fence, fenced
 from engine.source import stream as streams
@@ -109,6 +110,8 @@ class Protection:
         self._rows: dict[str, int] = {}
         self._digest = 0
         self._began = self._committed = 0
+        self.flush: Flush | None = None
+        self._job: loop.Job | None = None
 
     @property
     def leads(self) -> bool:
@@ -194,6 +197,8 @@ class Protection:
         """The job's state as it is becomes this epoch's base, here and at the guards; then older epochs go (collective)."""
         crash.node_folder = str(self.folder(0, "own").parent)
         crash.point("begin")
+        self._job = job
+        self.flush = Flush(self.config, self.link, schema) if self.config.checkpoint.dir else None
         state = {path: Block(np.array(block.data), block.columns) for path, block in self._shard(job).items()}
         self._seen = {path: Block(block.data.copy(), block.columns) for path, block in state.items()}
         meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
@@ -221,7 +226,7 @@ class Protection:
     def pledge(self) -> list[float]:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
-        return [float(self._digest), float(self._own is not None and self._own.due)]
+        return [float(self._digest), float(self._own is not None and self._own.due), self.flush.pledge() if self.flush else 0.0]
 
     def heard(self, table: Array) -> None:
         """The last step is committed where all digests agree; PeerError on every rank where they do not."""
@@ -237,6 +242,25 @@ class Protection:
         if table[:, 1].any():
             for keeper in (self._own, *self._copies.values()):
                 keeper.seal()
+        if self.flush is not None and self._job is not None:
+            self.flush.heard(table[:, 2], self._job)
+
+    def save(self, job: loop.Job) -> bool:
+        """Begins a checkpoint beside the running job; False where the last one is still being written."""
+        assert self.flush is not None
+        meta = jobs.about(job, self.config, self.flush.schema) | {
+            "position": jobs.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
+        return self.flush.begin(job, self._shard(job), self._rows, meta)
+
+    def settle(self, job: loop.Job) -> list[str]:
+        """Until the checkpoint under way is closed (collective); what the scrub has said."""
+        if self.flush is None:
+            return []
+        self.flush.wait()
+        self.flush.heard(jobs.sync.vote(self.link, [self.flush.pledge()], name="checkpoint under way")[:, 0], job)
+        jobs.agreed(self.link, self.flush.wait, "checkpoint closed")
+        notes, self.flush.notes = self.flush.notes, []
+        return notes
 
     def commit(self, job: loop.Job) -> None:
         """Keeps the step just merged; what it costs is in `job.counts`."""
@@ -255,6 +279,8 @@ class Protection:
         record = Record(job.clock.step, self._own.version, changes, meta, self.epoch, self._digest, self.link.rank,
                         self.link.size)
         self._own.append(record)
+        if self.flush is not None:
+            self.flush.mark(record)
         crash.point("own")
         if any(self.guards):
             packed = np.concatenate([np.frombuffer(b, np.uint8) for b in encode_record(record)])

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.store import checkpoint as store
 from engine.types import Link, Model, Schema, Source, Stage
-from engine.watch.log import Lines, Log, make_run
+from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
 from engine.watch.page import write_page
+
+LIVE_S = 1.0  # between reports while somebody looks on
 
 
 def link_up(config: Config, guard: Guard) -> Link:
     """The Link of the program: over MPI where a launcher started several ranks, else this process alone."""
     if launched() == 1:
+        guard.start(0, config.loop.stall_timeout)
         return jobs.connect(None, timeout_s=config.loop.stall_timeout)
     from engine.comm.world import start
 
@@ -50,10 +54,12 @@ class Diary:
         self.metrics: list[dict[str, Any]] = []
         self._last = (0.0, 0)
         self._files: tuple[Lines, Lines] | None = None
+        live = os.environ.get("ENGINE_LIVE", "") if link.rank == 0 else ""
+        self._live = Lines(live) if live else None  # the parent's view, see live.py
         self.log = None if link.rank or config.run.quiet else Log(sys.stderr if config.run.json else sys.stdout)
         if link.rank == 0 and config.run.dir != "-":
             self.folder = self._make(config.run.dir)
-            (self.folder / "config.toml").write_text(config.to_toml())
+            keep(self.folder / "config.toml", config.to_toml())
             self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
@@ -75,7 +81,11 @@ class Diary:
         if not given:
             return make_run()
         folder = Path(given)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the run directory: {error.strerror}", where=given,
+                             fix="give a directory this user may write to") from error
         return folder
 
     def event(self, name: str, rows: int, **more: Any) -> None:
@@ -101,8 +111,15 @@ class Diary:
         self.metrics.append(record)
         if self._files:
             self._files[0].write(record)
-        if self.log:
+        if self._live:
+            self._live.write(record)
+        if self.log and (not self._live or self.log.due(rows)):
             self.log.line(rows, {**record, "checkpoint": self._saved(rows)})
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody looks on."""
+        return self._live is not None
 
     _sent = 0
 
@@ -123,7 +140,7 @@ class Diary:
         found |= run | {"ranks": self.link.size, "threads": len(job.team.models), "step": job.clock.step} | more
         if self.folder:
             run["path"] = str(self.folder)
-            (self.folder / "summary.json").write_text(json.dumps(found) + "\n")
+            keep(self.folder / "summary.json", json.dumps(found) + "\n")
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
@@ -169,6 +186,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened.close()
     link.barrier(name="end of run")
     if shield is not None:
+        for note in shield.settle(job):
+            diary.note(note)
         shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
@@ -183,6 +202,10 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary,
     """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
     job = jobs.assemble(config, link, opened.schema, None)
     job.stop, job.beat = (lambda: guard.stop), guard.beat
+    if link.size == 1:
+        job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
+    if link.bcast(diary.live, name="live view"):
+        job.rules = replace(job.rules, report_s=LIVE_S)
     shield = protect.start(config, link)
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
@@ -232,7 +255,13 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
     """Does what is due; returns the reason of a stop."""
     if isinstance(event.action, Save):
         began = time.perf_counter()
-        jobs.save(job, config, config.checkpoint.dir, schema)
+        shield = job.keeper if isinstance(job.keeper, protect.Protection) else None
+        if shield is None or event.action.reason != "due":
+            for note in shield.settle(job) if shield else []:
+                diary.note(note)
+            jobs.save(job, config, config.checkpoint.dir, schema)
+        else:
+            shield.save(job)
         diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)
     elif isinstance(event.action, Report) and not event.action.final:
         _count_sent(job, diary)
