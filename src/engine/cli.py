@@ -105,6 +105,14 @@ def doctor(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def shard(args: argparse.Namespace, guard: Any) -> int:
+    from engine.placement import main as advise
+
+    return advise(configured(args), ranks=args.ranks, per_node=args.per_node, per_rack=args.per_rack, rows=args.rows,
+                  as_json=args.json)
+
+
+@verb
 def init(args: argparse.Namespace, guard: Any) -> int:
     from engine.template import SCRIPTS
 
@@ -203,6 +211,14 @@ def parser() -> argparse.ArgumentParser:
                         ("fortran", "the module's source"), ("cmake", "folder of engineConfig.cmake"),
                         ("pkgconfig", "folder of engine.pc")):
         kit.add_argument(f"--{flag}", action="store_true", help=about)
+    cut = verbs.add_parser("shard", help="shard plan SOURCE: what to cut the data by and who should own what, with the reasons")
+    cut.add_argument("what", choices=("plan",))
+    cut.add_argument("settings", nargs="+", metavar="SOURCE | zipf:POWER:KEYS | section.key=value")
+    cut.add_argument("--config", metavar="FILE.toml")
+    for flag, value, about in (("ranks", 4, "ranks to plan for"), ("per-node", 1, "ranks a node"),
+                               ("per-rack", 0, "nodes a rack (0: one rack)"), ("rows", 20_000, "rows to look at")):
+        cut.add_argument(f"--{flag}", type=int, default=value, metavar="N", help=f"{about} (default {value})")
+    cut.add_argument("--json", action="store_true")
     script = verbs.add_parser("init", help="write a commented job script")
     script.add_argument("scheduler", choices=("slurm", "pbs"))
     script.add_argument("-o", "--output", default="")

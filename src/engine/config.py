@@ -225,6 +225,19 @@ class Embed:
 
 
 @dataclass
+class Shard:
+    """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, room a rank; `memory`
+    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks."""
+
+    onesided: str = "auto"
+    service: str = "auto"
+    slots_bits: int | None = None
+    rows: int = 1 << 20
+    backups: int = 0
+    memory: int = 0
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
@@ -242,6 +255,7 @@ class Config:
     fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
+    shard: Shard = field(default_factory=Shard)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -268,6 +282,7 @@ CHOICES = {
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
+    "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
                               "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
@@ -277,7 +292,7 @@ LOWEST = {"exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
-          "checkpoint.chain": 0,
+          "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 
