@@ -23,7 +23,11 @@ Every = int | float | None
 
 @dataclass
 class Data:
-    """What is read, how it is parsed, and which rank learns which row."""
+    """What is read, how it is parsed, and which rank learns which row.
+
+    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those; `idle`:
+    a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    """
 
     source: str = ""
     format: str | None = None
@@ -39,6 +43,13 @@ class Data:
     quoted_newlines: bool = False
     task: str | None = None
     piece_bytes: int = 1 << 21
+    follow: bool = False
+    columns: Names = ()
+    wait: float = 60.0
+    idle: float = 0.0
+    spool: str = ""
+    spool_bytes: int = 1 << 30
+    spool_keep: bool = False
     rule: str = "deal"
     key: str | None = None
 
@@ -229,6 +240,19 @@ class Embed:
 
 
 @dataclass
+class Shard:
+    """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, room a rank; `memory`
+    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks."""
+
+    onesided: str = "auto"
+    service: str = "auto"
+    slots_bits: int | None = None
+    rows: int = 1 << 20
+    backups: int = 0
+    memory: int = 0
+
+
+@dataclass
 class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
@@ -246,6 +270,7 @@ class Config:
     fault: Fault = field(default_factory=Fault)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
+    shard: Shard = field(default_factory=Shard)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
@@ -263,7 +288,7 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
@@ -276,6 +301,7 @@ CHOICES = {
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"),
+    "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
                               "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
@@ -284,8 +310,9 @@ PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|goss
 LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+          "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
-          "checkpoint.chain": 0,
+          "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.ahead import Ahead
+from engine.source.live import Live, LiveSource, together
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store import heal
+from engine.store.spool import Spool
 from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, State
 from engine.update import drift
 from engine.update import policy as policies
@@ -56,6 +59,11 @@ def agreed(link: Link, act: Callable[[], Any], name: str) -> Any:
 def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     """The source, with the schema rank 0 found; an error on every rank where any cannot open it."""
     given = source if source is not None else config.data.source
+    if isinstance(given, str) and config.data.follow and not given.startswith("follow:"):
+        given = f"follow:{given}"
+    if config.data.spool and not config.checkpoint.dir:
+        raise ConfigError("data.spool: rows leave the spool when a checkpoint holds them, found no checkpoint.dir",
+                          fix="--checkpoint DIR, or no spool")
     if not isinstance(given, str):
         return given
     options = source_options(config)
@@ -74,7 +82,16 @@ def source_options(config: Config) -> dict[str, Any]:
     options["labels"] = data.labels or None
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
+    options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
     return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
+
+
+def spool(config: Config, feed: str) -> Spool | None:
+    """The spool of the feed of this name, where rows are spooled."""
+    if not config.data.spool:
+        return None
+    folder = re.sub(r"[^A-Za-z0-9._-]+", "_", feed).strip("_")
+    return Spool(os.path.join(config.data.spool, folder), limit_bytes=config.data.spool_bytes, keep=config.data.spool_keep)
 
 
 def interval(config: Config) -> int:
@@ -191,6 +208,8 @@ def classes(config: Config, schema: Schema) -> int:
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
     k, mine = interval(config) * threads(config), threads(config)
+    if isinstance(source, LiveSource):
+        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -248,6 +267,8 @@ def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     parts = link.gather(part, name="checkpoint parts")
     meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
     agreed(link, lambda: _commit(directory, step, parts, meta, config) if parts is not None else None, "commit checkpoint")
+    if isinstance(job.stream, Live):
+        job.stream.committed()
 
 
 def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config: Config) -> None:
@@ -291,6 +312,10 @@ def position(job: loop.Job) -> dict[str, Any] | None:
     if isinstance(job.stream, streams.Placed):
         marks = job.link.gather(job.stream.mark(), name="positions")
         return None if marks is None else streams.merged(marks, job.clock.rows, job.label).dump()
+    if isinstance(job.stream, Live):
+        live = job.link.gather(job.stream.mark(), name="positions")
+        found = streams.Position(order=job.clock.rows, label=job.label, live=together(live or (), job.stream.began))
+        return None if live is None else found.dump()
     return job.stream.position.dump() if isinstance(job.stream, streams.Dealt) else None
 
 
