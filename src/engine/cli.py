@@ -17,6 +17,7 @@ FLAGS = {
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
+    "spool": ("data.spool", "DIR", "keep rows that cannot be asked for again here before they are acknowledged"),
     "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part"),
     "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
@@ -104,6 +105,14 @@ def doctor(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def shard(args: argparse.Namespace, guard: Any) -> int:
+    from engine.placement import main as advise
+
+    return advise(configured(args), ranks=args.ranks, per_node=args.per_node, per_rack=args.per_rack, rows=args.rows,
+                  as_json=args.json)
+
+
+@verb
 def init(args: argparse.Namespace, guard: Any) -> int:
     from engine.template import SCRIPTS
 
@@ -160,7 +169,8 @@ def configured(args: argparse.Namespace) -> Any:
     if source is not None:
         words.remove(source)
         given.append(f"data.source={source}")
-    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto")):
+    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
+                          ("follow", "data.follow=true")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -184,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("settings", nargs="*", metavar="SOURCE | section.key=value")
     _learning(learn)
     learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    learn.add_argument("--follow", action="store_true", help="go on reading what comes into a file or folder [data.follow]")
     show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
     _learning(show)
     score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")
@@ -200,6 +211,14 @@ def parser() -> argparse.ArgumentParser:
                         ("fortran", "the module's source"), ("cmake", "folder of engineConfig.cmake"),
                         ("pkgconfig", "folder of engine.pc")):
         kit.add_argument(f"--{flag}", action="store_true", help=about)
+    cut = verbs.add_parser("shard", help="shard plan SOURCE: what to cut the data by and who should own what, with the reasons")
+    cut.add_argument("what", choices=("plan",))
+    cut.add_argument("settings", nargs="+", metavar="SOURCE | zipf:POWER:KEYS | section.key=value")
+    cut.add_argument("--config", metavar="FILE.toml")
+    for flag, value, about in (("ranks", 4, "ranks to plan for"), ("per-node", 1, "ranks a node"),
+                               ("per-rack", 0, "nodes a rack (0: one rack)"), ("rows", 20_000, "rows to look at")):
+        cut.add_argument(f"--{flag}", type=int, default=value, metavar="N", help=f"{about} (default {value})")
+    cut.add_argument("--json", action="store_true")
     script = verbs.add_parser("init", help="write a commented job script")
     script.add_argument("scheduler", choices=("slurm", "pbs"))
     script.add_argument("-o", "--output", default="")
