@@ -117,7 +117,7 @@ class Wires:
                 self._datagram()
             elif sock is self._woken:
                 self._woken.recv(4096)
-            elif self._dialled.get((wire.peer, wire.rail)) is wire:
+            elif wire in self._dialled.values():
                 self._dialled_up(wire)
             else:
                 self._read(wire)
