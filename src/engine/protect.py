@@ -99,7 +99,8 @@ class Protection:
         pids = [pid for host, pid, _ in said if host == hosts[link.rank]]
         self.killed = jobs.agreed(link, lambda: fence(root, self.epoch, spare=pids) if self.leads else [], "fence")
         limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
-        self.pulse = Pulse(root, self.epoch, link.rank, link.size, limits, lambda text: audit("fence", why=text))
+        self.pulse: Pulse = jobs.agreed(link, lambda: Pulse(root, self.epoch, link.rank, link.size, limits,
+                                                            lambda text: audit("fence", why=text)), "heartbeat")
         if hasattr(link, "alarm"):
             link.alarm = self.pulse.why
         self.guards = guards(self.nodes, config.fault.copies)
