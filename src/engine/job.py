@@ -238,7 +238,7 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
