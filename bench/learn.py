@@ -233,14 +233,18 @@ def a9a_ranks(setting: Setting) -> Iterator[Row]:
 
 @case("learn", "speedup")
 def speedup(setting: Setting) -> Iterator[Row]:
-    """A Zipf click stream on 2 ranks, and on 1 rank with 2 threads, against 1 x 1; the runs interleave, wall-clock."""
+    """A Zipf click stream on 2 ranks, and on 1 rank with 2 threads, against 1 x 1; the runs interleave, wall-clock.
+
+    The workers share one model, split by keys: replicas of a model this wide are bound by what they exchange.
+    """
     n = 10_000_000
     spec = f"make:zipf?rows={n}"
     shapes = {"1x1": (1, 1), "2 ranks": (2, 1), "1 rank x 2 threads": (1, 2)}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in shapes}
     for _ in range(3 if setting.long else 2):
         for name, (ranks, threads) in shapes.items():
-            options = ["model.learner=ftrl", f"loop.threads={threads}"]
+            split = "rows" if ranks * threads == 1 else "keys"
+            options = ["model.learner=ftrl", f"loop.threads={threads}", f"exchange.split={split}"]
             found[name].append(engine(ranks, spec, options))
     base = found.pop("1x1")
     for name, runs in found.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,6 +14,7 @@ from bench.machine import ROOT
 from bench.row import Bars, Row, absent, row
 from bench.timing import Timed, alone, paired
 
+LIMIT_S = 540.0  # a bench without `long` ends within 10 minutes
 BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source")
 
 
@@ -57,16 +59,28 @@ def load(bench: str) -> dict[str, Case]:
 
 
 def rows(bench: str, glob: str, setting: Setting) -> Iterator[Row]:
-    """Run the cases that match; one that cannot run, or fails, leaves a row that says why."""
-    for name, function in load(bench).items():
-        if not fnmatch(name, glob):
-            continue
+    """Run the cases that match; one that cannot run, or fails, leaves a row that says why.
+
+    Without `long` a comparison's time is cut so that the cases still to come fit into what is left of `LIMIT_S`.
+    """
+    found = [(name, function) for name, function in load(bench).items() if fnmatch(name, glob)]
+    asked_s, began = setting.seconds, time.monotonic()
+    for place, (name, function) in enumerate(found):
+        if not setting.long:
+            setting.seconds = share_s(asked_s, LIMIT_S - (time.monotonic() - began), len(found) - place)
         try:
             yield from function(setting)
         except Missing as why:
             yield absent(name, "", None, str(why))
         except Exception as error:
             yield absent(name, "", None, f"{type(error).__name__}: {error}", failed=True)
+
+
+def share_s(asked_s: float, left_s: float, cases: int) -> float:
+    """Seconds for one comparison: as asked, or a third of a case's share of what is left (a case has one to three), at
+    least one.
+    """
+    return max(1.0, min(asked_s, left_s / cases / 3))
 
 
 def versus(setting: Setting, name: str, baseline: str, ours: Timed, theirs: Timed | Missing, *, work: float = 0,

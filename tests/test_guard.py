@@ -104,8 +104,9 @@ def test_a_signal_before_the_first_step_ends_at_once(number, code, tmp_path):
 
 
 def test_in_the_loop_the_first_signal_asks_and_the_second_ends(tmp_path):
-    child = program("guard.beat('step 1')\nwhile not guard.stop: time.sleep(.01)\n"
+    child = program("guard.beat('step 1')\nprint('in the loop', flush=True)\nwhile not guard.stop: time.sleep(.01)\n"
                     "print(guard.stop, flush=True)\ntime.sleep(30)", tmp_path)
+    assert child.stdout.readline() == "in the loop\n"
     child.send_signal(signal.SIGUSR1)
     assert child.stdout.readline() == "SIGUSR1\n"
     began = time.monotonic()
@@ -151,3 +152,22 @@ def test_the_parents_signal_keeps_its_name(alone, tmp_path):
     (tmp_path / "stop").write_text("SIGINT")
     assert guard.meant(signal.SIGUSR1) == "SIGINT"
     assert guard.meant(signal.SIGTERM) == "SIGTERM"
+
+
+def test_a_lone_rank_that_stalls_is_named_and_one_that_reads_is_not(alone):
+    program = """
+import time
+from engine.config import resolve
+from engine.guard import Guard
+from engine.train import link_up
+guard = Guard()
+link_up(resolve(overrides=["loop.stall_timeout=0.5"], env={}), guard)
+with guard.watch("read rows"):
+    time.sleep(1.5)
+guard.beat("step 7")
+time.sleep(30)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75 and time.monotonic() - began < 20
+    assert "rank 0 has been in 'step 7' for" in done.stderr and "others" not in done.stderr

@@ -16,7 +16,7 @@ template <class T>
 using Maybe = std::optional<Arr<T>>;
 constexpr const char* losses[] = {"squared", "logistic", "hinge", "quantile", "poisson", "epsilon"};
 constexpr const char* learners[] = {"sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"};
-constexpr const char* merges[] = {"owner", "add", "average", "touch"};
+constexpr const char* merges[] = {"owner", "add", "average", "touch", "conflict"};
 
 template <class E, std::size_t N>
 E named(const std::string& name, const char* const (&names)[N], const char* what) {
@@ -138,6 +138,11 @@ public:
         ops_.slope(rule_, scores.data(), y.data(), static_cast<std::size_t>(y.size()), writable(out));
     }
 
+    void pace(float rate) {  // the step size from here on
+        need(rate > 0, "pace: expected a rate > 0");
+        rule_.rate = rate;
+    }
+
     std::size_t touched() const { return track_.count; }
 
     py::tuple update() {
@@ -176,9 +181,10 @@ private:
     static void check(const Arr<std::uint32_t>& keys, std::size_t space, const char* who) {
         std::uint32_t all = 0, top = 0;
         const std::uint32_t* k = keys.data();
-        for (py::ssize_t i = 0; i < keys.size(); ++i) all |= k[i];
+        const auto n = static_cast<std::size_t>(keys.size());
+        for (std::size_t i = 0; i < n; ++i) all |= k[i];
         if (all < space) return;
-        for (py::ssize_t i = 0; i < keys.size(); ++i) top = std::max(top, k[i]);
+        for (std::size_t i = 0; i < n; ++i) top = std::max(top, k[i]);
         if (top >= space)
             throw py::index_error(std::string(who) + ": key " + std::to_string(top) + " outside the key space of " + std::to_string(space));
     }
@@ -329,6 +335,7 @@ void bind_learn(py::module_& m) {
         .def("learn_one", &Native::learn_one, arg("x").noconvert(), arg("y"))
         .def("step", &Native::step, arg("ids").noconvert(), arg("g").noconvert())
         .def("slope", &Native::slope, arg("scores").noconvert(), arg("y").noconvert(), arg("out").noconvert())
+        .def("pace", &Native::pace, arg("rate"))
         .def("touched", &Native::touched)
         .def("update", &Native::update)
         .def("merge", &Native::merge, arg("keys").noconvert(), arg("values").noconvert(), arg("ranks"))

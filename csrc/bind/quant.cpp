@@ -1,10 +1,8 @@
-#include <pybind11/stl.h>
-
-#include "quant/ops.h"
-
-#include "bind/array.h"
+#include "bind/feed.h"
 
 using namespace engine::quant;
+
+using Floats = Arr<float>;
 
 namespace {
 
@@ -19,14 +17,6 @@ int find(const char* const (&names)[N], const std::string& name) {
     throw py::value_error("unknown mode " + name);
 }
 
-using Floats = Arr<float>;
-
-const float* source(const std::optional<Floats>& g, const Floats& e) {
-    if (!g) return nullptr;
-    need(g->size() == e.size(), "quant: g and e differ in size");
-    return g->data();
-}
-
 void fits(int mode, std::size_t n, std::size_t block, py::ssize_t payload, py::ssize_t scales) {
     need(block >= group && block <= largest && block % group == 0, "quant: expected a block of 64..4096, a multiple of 64");
     need(static_cast<std::size_t>(payload) == (n + 63) / 64 * 8 * static_cast<std::size_t>(mode_bits[mode]), "quant: payload has the wrong size");
@@ -36,18 +26,21 @@ void fits(int mode, std::size_t n, std::size_t block, py::ssize_t payload, py::s
 }  // namespace
 
 void bind_quant(py::module_& m) {
-    m.def("quant_encode", [](const std::string& mode, const std::optional<Floats>& g, Floats& e, std::size_t block, Arr<std::uint8_t>& out,
+    m.def("quant_encode", [](const std::string& mode, const Source& g, Floats& e, std::size_t block, Arr<std::uint8_t>& out,
                              Floats& scales, std::uint64_t key, std::uint64_t counter, const std::string& isa) {
         const int at = find(mode_names, mode);
         const auto n = static_cast<std::size_t>(e.size());
         fits(at, n, block, out.size(), scales.size());
         need(counter % group == 0, "quant: counter must be a multiple of 64");
-        const float* x = source(g, e);
+        const Feed feed(g, e);
         float *residual = writable(e), *scale = writable(scales);
         auto* payload = writable(out);
         const auto& table = ops(level(isa));
         py::gil_scoped_release release;
-        return table.encode[at](x, residual, n, block, payload, scale, {std::uint32_t(key), std::uint32_t(key >> 32), counter});
+        return feed.run(table, n, largest / block * block, [&](const float* x, std::size_t from, std::size_t count) {
+            return table.encode[at](x, residual + from, count, block, payload + from / 8 * static_cast<std::size_t>(mode_bits[at]),
+                                    scale + from / block, {std::uint32_t(key), std::uint32_t(key >> 32), counter + from});
+        });
     }, py::arg("mode"), py::arg("g").noconvert().none(true), py::arg("e").noconvert(), py::arg("block"), py::arg("out").noconvert(),
        py::arg("scales").noconvert(), py::arg("key") = 0, py::arg("counter") = 0, py::kw_only(), py::arg("isa") = "");
     m.def("quant_decode_add", [](const std::string& mode, const Arr<std::uint8_t>& payload, const Floats& scales, std::size_t block, Floats& acc,
@@ -63,16 +56,18 @@ void bind_quant(py::module_& m) {
         table.decode[at](in, scale, n, block, sum);
     }, py::arg("mode"), py::arg("payload").noconvert(), py::arg("scales").noconvert(), py::arg("block"), py::arg("acc").noconvert(),
        py::kw_only(), py::arg("isa") = "");
-    m.def("cast_encode", [](const std::string& mode, const std::optional<Floats>& g, Floats& e, Arr<std::uint8_t>& out, const std::string& isa) {
+    m.def("cast_encode", [](const std::string& mode, const Source& g, Floats& e, Arr<std::uint8_t>& out, const std::string& isa) {
         const int at = find(narrow_names, mode);
         const auto n = static_cast<std::size_t>(e.size());
         need(static_cast<std::size_t>(out.size()) == n * (at == fp8 ? 1 : 2), "cast: out has the wrong size");
-        const float* x = source(g, e);
+        const Feed feed(g, e);
         float* residual = writable(e);
         auto* payload = writable(out);
         const auto& table = ops(level(isa));
         py::gil_scoped_release release;
-        return table.cast[at](x, residual, n, payload);
+        return feed.run(table, n, largest, [&](const float* x, std::size_t from, std::size_t count) {
+            return table.cast[at](x, residual + from, count, payload + from * (at == fp8 ? 1 : 2));
+        });
     }, py::arg("mode"), py::arg("g").noconvert().none(true), py::arg("e").noconvert(), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
     m.def("cast_decode_add", [](const std::string& mode, const Arr<std::uint8_t>& payload, Floats& acc, const std::string& isa) {
         const int at = find(narrow_names, mode);
@@ -84,20 +79,23 @@ void bind_quant(py::module_& m) {
         py::gil_scoped_release release;
         table.widen[at](in, n, sum);
     }, py::arg("mode"), py::arg("payload").noconvert(), py::arg("acc").noconvert(), py::kw_only(), py::arg("isa") = "");
-    m.def("shared_encode", [](const std::optional<Floats>& g, Floats& e, float top, std::uint32_t levels, Arr<std::uint8_t>& out, int bits,
+    m.def("shared_encode", [](const Source& g, Floats& e, float top, std::uint32_t levels, Arr<std::uint8_t>& out, int bits,
                               const std::string& isa) {
         const auto n = static_cast<std::size_t>(e.size());
         need(bits == 8 || bits == 16 || bits == 32, "shared: expected 8, 16 or 32 bits");
         need(levels >= 1 && levels <= (bits == 8 ? 127u : bits == 16 ? 32767u : 1u << 21), "shared: levels do not fit the bits");
         need(static_cast<std::size_t>(out.size()) == n * static_cast<std::size_t>(bits / 8), "shared: out has the wrong size");
-        const float* x = source(g, e);
+        const Feed feed(g, e);
         float* residual = writable(e);
         auto* payload = writable(out);
         const auto& table = ops(level(isa));
         const auto l = static_cast<float>(levels);
         const bool tiny = !(top >= 1e-30f);
         py::gil_scoped_release release;
-        return table.shared[bits / 16](x, residual, n, tiny ? 0 : l / top, tiny ? 0 : top / l, l, payload);
+        return feed.run(table, n, largest, [&](const float* x, std::size_t from, std::size_t count) {
+            return table.shared[bits / 16](x, residual + from, count, tiny ? 0 : l / top, tiny ? 0 : top / l, l,
+                                           payload + from * static_cast<std::size_t>(bits / 8));
+        });
     }, py::arg("g").noconvert().none(true), py::arg("e").noconvert(), py::arg("top"), py::arg("levels"), py::arg("out").noconvert(), py::arg("bits"),
        py::kw_only(), py::arg("isa") = "");
     m.def("quantise", [](const Floats& x, float inverse, float zero, Arr<std::uint8_t>& out, const std::string& isa) {
@@ -109,6 +107,15 @@ void bind_quant(py::module_& m) {
         py::gil_scoped_release release;
         table.quantise(in, n, inverse, zero, code);
     }, py::arg("x").noconvert(), py::arg("inverse"), py::arg("zero"), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
+    m.def("widen", [](const py::array& x, Floats& out, const std::string& isa) {
+        const Feed feed(x, out);
+        need(feed.size != 4, "widen: expected float64, or bfloat16 as uint16");
+        float* to = writable(out);
+        const auto n = static_cast<std::size_t>(out.size());
+        const auto& table = ops(level(isa));
+        py::gil_scoped_release release;
+        feed.widen(table, 0, n, to);
+    }, py::arg("x").noconvert(), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
     m.def("add", [](const Floats& g, Floats& e, const std::string& isa) {
         need(g.size() == e.size(), "add: g and e differ in size");
         const float* x = g.data();

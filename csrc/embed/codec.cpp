@@ -9,6 +9,7 @@
 #include "embed/failure.h"
 #include "embed/frame.h"
 #include "engine.h"
+#include "entropy/ops.h"
 #include "quant/ops.h"
 #include "sparse/ops.h"
 
@@ -23,7 +24,7 @@ constexpr const char* narrows[] = {"bf16", "fp16", "fp8"};
 constexpr std::size_t narrow_bytes[] = {2, 2, 1};
 constexpr const char* tops[] = {"topk.bf16", "topk.fp16", "topk.fp8", "topk.f32"};
 constexpr u8 float32 = 10;
-constexpr std::size_t sample = 1024, line = 16, rice_extra = 16;
+constexpr std::size_t sample = 1024, line = 16;
 const engine_codec_t defaults = {0, 0, 0, 0, 0};
 
 struct Params {  // extension of an Update's frame
@@ -78,14 +79,13 @@ std::size_t top_count(std::size_t n, const engine_codec_t& o) {
     return std::min(n, std::max<std::size_t>(1, static_cast<std::size_t>(std::nearbyint(density * static_cast<double>(n)))));
 }
 
-int low_bits(std::size_t n, std::size_t count) {
-    const double mean = static_cast<double>(n) / static_cast<double>(std::max<std::size_t>(1, count)) * std::log(2.0);
-    return static_cast<int>(std::max(0.0, std::min(31.0, std::nearbyint(std::log2(std::max(1.0, mean))))));
-}
-
-std::size_t rice_room(std::size_t count, std::size_t n, int low) {
-    return (count * static_cast<std::size_t>(low) + 7) / 8 + (count + (n >> low)) / 8 + rice_extra;
-}
+struct Places {  // head of an index set: engine/codec/index.py
+    char magic[2];
+    u8 width, zero;
+    u32 segments;
+    u64 universe, count;
+};
+static_assert(sizeof(Places) == 24);
 
 std::size_t value_bytes(int top) { return top == 3 ? 4 : narrow_bytes[top]; }
 
@@ -195,7 +195,11 @@ int encode_top(const Target& to, int kind, const float* g, float* e, std::size_t
         engine::quant::ops(engine::isa()).cast[kind](nullptr, found.value.get(), k, body);  // leaves what narrowing loses
         for (std::size_t i = 0; i < k; ++i) e[found.index[i]] += found.value[i];
     }
-    const std::size_t used = engine::sparse::rice_encode(found.index.get(), k, low_bits(n, k), places);
+    const Places set{{'E', 'I'}, 4, 0, 1, n, k};
+    std::memcpy(places, &set, sizeof set);
+    const std::unique_ptr<engine::entropy::Work> work(new engine::entropy::Work);
+    const std::size_t used = sizeof set + engine::entropy::index_encode(engine::entropy::ops(engine::isa()), found.index.get(), k, n, false,
+                                                                        places + sizeof set, engine::entropy::index_bound(k, n), *work);
     Row rows[] = {close_chunk(body, 0, values), close_chunk(places, padded(values), used)};
     Params params{};
     params.count = static_cast<u32>(k);
@@ -224,7 +228,14 @@ int decode_top(const Frame& f, const Params& params, int kind, float* acc, std::
     if (!places) return fail(ENGINE_DATA, why);
     std::unique_ptr<u32[]> index(new u32[k + 1]);
     std::unique_ptr<float[]> value(new float[k + 1]());
-    if (!engine::sparse::rice_decode(places, f.row(1).length, k, n, low_bits(n, k), index.get()))
+    Places set{};
+    std::size_t used = 0;
+    const std::size_t size = f.row(1).length;
+    if (size >= sizeof set) std::memcpy(&set, places, sizeof set);
+    const std::unique_ptr<engine::entropy::Work> work(new engine::entropy::Work);
+    if (std::memcmp(set.magic, "EI", 2) || set.width != 4 || set.segments != 1 || set.universe != n || set.count != k ||
+        !engine::entropy::index_decode(engine::entropy::ops(engine::isa()), places + sizeof set, size - sizeof set, index.get(), k, n, used, *work) ||
+        used != size - sizeof set)
         return fail(ENGINE_DATA, "codec: the indices are not those of the frame");
     if (kind == 3) std::memcpy(value.get(), values, 4 * k);
     else engine::quant::ops(engine::isa()).widen[kind](values, k, value.get());
@@ -238,7 +249,7 @@ std::size_t bound(Codec codec, std::size_t n, const engine_codec_t& o) {
     if (codec.which == is_narrow) body = padded(n * narrow_bytes[codec.at]);
     if (codec.which == is_top) {
         const std::size_t k = top_count(n, o);
-        body = padded(k * value_bytes(codec.at)) + padded(rice_room(k, n, low_bits(n, k)));
+        body = padded(k * value_bytes(codec.at)) + padded(sizeof(Places) + engine::entropy::index_bound(k, n));
     }
     return head_size(1, sizeof(Params), 2) + body + align;
 }

@@ -4,107 +4,131 @@
 
 namespace engine::learn::base {
 
-struct Group {  // four features of a row; lanes past `count` are inert
-    std::uint32_t at[4];
+// A row as the passes read it: whole groups of four features in place, then what is left and the bias as one group more.
+struct Line {
+    const std::uint32_t* keys;
+    const float* values;  // null = all 1
+    std::size_t full;     // features in whole groups
+    std::uint32_t at[4];  // the last group; lanes past `count` repeat lane 0 with a value of 0
     F4 x;
     int count;
 };
 
-struct Reader {  // walks a row in groups of four, the bias last
-    const View& v;
-    const Table& t;
-    float bias;
-    std::uint32_t label;
+INLINE Line line(const View& v, const Table& t, float bias) {
+    Line r{v.keys, v.values, v.count & ~std::size_t(3), {0, 0, 0, 0}, set(0), 0};
+    const std::size_t n = v.count - r.full;
+    const std::int32_t rest = static_cast<std::int32_t>(n), top = static_cast<std::int32_t>(t.keys - 1);
+    r.count = rest + (bias != 0);
+    if (r.full + 4 <= v.ahead) {  // without a branch a lane: read on into the next row, then put the bias in
+        const I4 lane = {0, 1, 2, 3};
+        I4 k;
+        std::memcpy(&k, v.keys + r.full, 16);
+        k = lane < rest ? k : I4{top, top, top, top};
+        std::memcpy(r.at, &k, 16);
+        r.x = lane < rest ? (v.values ? load(v.values + r.full) : set(1)) : (lane == rest ? set(bias) : set(0));
+        return r;
+    }
+    for (std::size_t l = 0; l < 4; ++l) {
+        const bool feature = l < n, real = l < static_cast<std::size_t>(r.count);
+        r.at[l] = feature ? v.keys[r.full + l] : real || l == 0 ? t.keys - 1 : r.at[0];
+        r.x[l] = feature ? (v.values ? v.values[r.full + l] : 1.f) : real ? bias : 0.f;
+    }
+    return r;
+}
 
-    std::size_t size() const { return v.count + (bias != 0); }
-    Group group(std::size_t i) const {
-        Group g;
-        const std::size_t left = size() - i;
-        if (v.count - i >= 4 && i < v.count) {
-            g.count = 4;
-            for (int l = 0; l < 4; ++l) g.at[l] = v.keys[i + l] * t.classes + label;
-            g.x = v.values ? load(v.values + i) : set(1);
-            return g;
-        }
-        g.count = left < 4 ? static_cast<int>(left) : 4;
-        if (i + 4 <= v.ahead) {  // the tail without a branch a lane: read on into the next row, then put the bias in
-            const auto n = static_cast<std::int32_t>(v.count - i), top = static_cast<std::int32_t>(t.keys - 1);
-            const I4 lane = {0, 1, 2, 3};
-            I4 k;
-            std::memcpy(&k, v.keys + i, 16);
-            k = (lane < n ? k : I4{top, top, top, top}) * static_cast<std::int32_t>(t.classes) + static_cast<std::int32_t>(label);
-            std::memcpy(g.at, &k, 16);
-            g.x = lane < n ? (v.values ? load(v.values + i) : set(1)) : (lane == n ? set(bias) : set(0));
-            return g;
-        }
-        float x[4] = {0, 0, 0, 0};
-        for (int l = 0; l < 4; ++l) {
-            const std::size_t j = i + l < size() ? i + l : i;
-            g.at[l] = (j < v.count ? v.keys[j] : t.keys - 1) * t.classes + label;
-            if (l < g.count) x[l] = j < v.count ? (v.values ? v.values[j] : 1.f) : bias;
-        }
-        g.x = load(x);
-        return g;
+// Rows of the block that four keys name under one label.
+struct Four {
+    std::uint32_t at[4];
+    INLINE Four(const std::uint32_t* keys, const Table& t, std::uint32_t label) {
+        I4 k;
+        std::memcpy(&k, keys, 16);
+        if (t.classes != 1) k = k * static_cast<std::int32_t>(t.classes) + static_cast<std::int32_t>(label);
+        std::memcpy(at, &k, 16);
+    }
+    INLINE float* row(const Table& t, int l) const { return t.block + 4 * std::size_t(at[l]); }
+    INLINE F4 column(const Table& t, int c) const {
+        return F4{row(t, 0)[c], row(t, 1)[c], row(t, 2)[c], row(t, 3)[c]};
+    }
+    INLINE bool twice() const {  // a key in two lanes must be learned in turn
+        I4 k;
+        std::memcpy(&k, at, 16);
+        return any((k == __builtin_shuffle(k, I4{1, 2, 3, 0})) | (k == __builtin_shuffle(k, I4{2, 3, 0, 1})));
+    }
+    INLINE bool twice(int count) const {
+        if (count == 4) return twice();
+        return (count > 1 && at[0] == at[1]) || (count > 2 && (at[0] == at[2] || at[1] == at[2]));
     }
 };
-
-inline F4 column(const float* block, const std::uint32_t* at, int c) {
-    return F4{block[4 * std::size_t(at[0]) + c], block[4 * std::size_t(at[1]) + c], block[4 * std::size_t(at[2]) + c],
-              block[4 * std::size_t(at[3]) + c]};
-}
 
 struct Sums {
     float margin, square;  // PA: |x|^2; NAG: sum of (x / scale)^2
 };
 
-template <Learner L>
-inline Sums dot(const Table& t, const Reader& r, const Track* track) {
-    constexpr bool nag = L == Learner::nag, square = nag || L == Learner::pa1 || L == Learner::pa2;
-    F4 m = set(0), q = set(0);
-    for (std::size_t i = 0; i < r.size(); i += 4) {
-        const Group g = r.group(i);
-        const F4 w = column(t.block, g.at, 0);
-        if constexpr (nag) {
-            const F4 s = column(t.block, g.at, 1), a = magnitude(g.x), top = a > s ? a : s;
-            m = m + (a > s ? w * (s / a) : w) * g.x;
-            const F4 z = top > 0 ? g.x / top : set(0);
-            q = q + z * z;
-        } else {
-            m = m + w * g.x;
-            if constexpr (square) q = q + g.x * g.x;
-        }
-        if (track && t.far)
-            for (int l = 0; l < g.count; ++l) {
-                std::uint32_t mark;
-                std::memcpy(&mark, t.block + 4 * std::size_t(g.at[l]) + 3, 4);
-                if (mark) __builtin_prefetch(track->side + 4 * std::size_t(mark - 1), 1);
-            }
-    }
-    return {total(m), square ? total(q) : 0.f};
-}
-
-// Marks the row on its first touch and keeps its base; then adds the gradient to its sum.
-inline void touch(Track& track, float* row, std::uint32_t id, float g) {
+INLINE std::uint32_t mark_of(const float* row) {
     std::uint32_t mark;
     std::memcpy(&mark, row + 3, 4);
-    if (!mark) {
-        track.ids[track.count] = id;
-        float* side = track.side + 4 * track.count;
-        side[0] = row[0], side[1] = row[1], side[2] = row[2], side[3] = 0;
-        mark = static_cast<std::uint32_t>(++track.count);
-        std::memcpy(row + 3, &mark, 4);
-    }
-    track.side[4 * std::size_t(mark - 1) + 3] += g;
+    return mark;
 }
 
 template <Learner L>
-inline void change(const Pace& c, const Table& t, Track* track, const std::uint32_t* at, F4 g, F4 x, int count) {
-    float* row[4];
-    for (int l = 0; l < 4; ++l) row[l] = t.block + 4 * std::size_t(at[l]);
-    if (track)
-        for (int l = 0; l < count; ++l) touch(*track, row[l], at[l], g[l]);
+INLINE void dot4(const Table& t, const Four& f, F4 x, F4& m, F4& q) {
+    const F4 w = f.column(t, 0);
+    if constexpr (L == Learner::nag) {
+        const F4 s = f.column(t, 1), a = magnitude(x), top = a > s ? a : s;
+        m = m + (a > s ? w * (s / a) : w) * x;
+        const F4 z = top > 0 ? x / top : set(0);
+        q = q + z * z;
+    } else {
+        m = m + w * x;
+        if constexpr (L == Learner::pa1 || L == Learner::pa2) q = q + x * x;
+    }
+}
+
+INLINE void fetch_sides(const Table& t, const Track& track, const Four& f, int count) {
+    for (int l = 0; l < count; ++l)
+        if (const std::uint32_t mark = mark_of(f.row(t, l))) __builtin_prefetch(track.side + 4 * std::size_t(mark - 1), 1);
+}
+
+template <Learner L>
+INLINE Sums dot(const Table& t, const Line& r, std::uint32_t label, const Track* track, bool far) {
+    F4 m = set(0), q = set(0);
+    for (std::size_t i = 0; i < r.full; i += 4) {
+        const Four f(r.keys + i, t, label);
+        dot4<L>(t, f, r.values ? load(r.values + i) : set(1), m, q);
+        if (far) fetch_sides(t, *track, f, 4);
+    }
+    if (r.count) {
+        const Four f(r.at, t, label);
+        dot4<L>(t, f, r.x, m, q);
+        if (far) fetch_sides(t, *track, f, r.count);
+    }
+    return {total(m), L == Learner::nag || L == Learner::pa1 || L == Learner::pa2 ? total(q) : 0.f};
+}
+
+// Marks a row on its first touch and keeps its base; the sum of its gradients begins at 0.
+__attribute__((noinline)) inline void touch(Track& track, float* row, std::uint32_t id) {
+    if (mark_of(row)) return;
+    track.ids[track.count] = id;
+    float* side = track.side + 4 * track.count;
+    side[0] = row[0], side[1] = row[1], side[2] = row[2], side[3] = 0;
+    const auto mark = static_cast<std::uint32_t>(++track.count);
+    std::memcpy(row + 3, &mark, 4);
+}
+
+INLINE void add(const Track& track, const float* row, float g) { track.side[4 * std::size_t(mark_of(row)) - 1] += g; }
+
+template <Learner L>
+INLINE void change(const Pace& c, const Table& t, Track* track, const Four& f, F4 g, F4 x, int count) {
+    float* const row[4] = {f.row(t, 0), f.row(t, 1), f.row(t, 2), f.row(t, 3)};
     F4 w = load(row[0]), a = load(row[1]), n = load(row[2]), mark = load(row[3]);
     transpose(w, a, n, mark);
+    if (track) {
+        if (__builtin_expect(any((I4)mark == 0), 0)) {
+            for (int l = 0; l < count; ++l) touch(*track, row[l], f.at[l]);
+            mark = f.column(t, 3);
+        }
+        for (int l = 0; l < count; ++l) add(*track, row[l], g[l]);
+    }
     advance<L>(c, w, a, n, g, x);
     transpose(w, a, n, mark);
     store(row[0], w);
@@ -113,32 +137,33 @@ inline void change(const Pace& c, const Table& t, Track* track, const std::uint3
     if (count > 3) store(row[3], mark);
 }
 
-inline bool twice(const Group& g) {  // a key in two lanes must be learned in turn
-    I4 k;
-    std::memcpy(&k, g.at, 16);
-    if (g.count < 4)  // inert lanes repeat lane 0: give them keys of their own
-        return (g.count > 1 && g.at[0] == g.at[1]) || (g.count > 2 && (g.at[0] == g.at[2] || g.at[1] == g.at[2]));
-    return any((k == __builtin_shuffle(k, I4{1, 2, 3, 0})) | (k == __builtin_shuffle(k, I4{2, 3, 0, 1})));
-}
-
 template <Learner L>
-inline void update(const Pace& c, const Table& t, Track* track, const Reader& r, float coefficient) {
-    for (std::size_t i = 0; i < r.size(); i += 4) {
-        const Group g = r.group(i);
-        const F4 grad = set(coefficient) * g.x;
-        if (!twice(g)) {
-            change<L>(c, t, track, g.at, grad, g.x, g.count);
-            continue;
-        }
-        for (int l = 0; l < g.count; ++l) {
-            const std::uint32_t at[4] = {g.at[l], g.at[l], g.at[l], g.at[l]};
-            change<L>(c, t, track, at, set(grad[l]), set(g.x[l]), 1);
-        }
+__attribute__((noinline)) void change_in_turn(const Pace& c, const Table& t, Track* track, const Four& f, F4 g, F4 x, int count) {
+    for (int l = 0; l < count; ++l) {
+        Four one = f;
+        for (auto& id : one.at) id = f.at[l];
+        change<L>(c, t, track, one, set(g[l]), set(x[l]), 1);
     }
 }
 
 template <Learner L>
-inline Pace pace(const Rule& r, const double* clock) {
+INLINE void change_any(const Pace& c, const Table& t, Track* track, const Four& f, F4 g, F4 x, int count) {
+    if (__builtin_expect(f.twice(count), 0)) change_in_turn<L>(c, t, track, f, g, x, count);
+    else change<L>(c, t, track, f, g, x, count);
+}
+
+template <Learner L>
+INLINE void update(const Pace& c, const Table& t, Track* track, const Line& r, std::uint32_t label, float coefficient) {
+    const F4 k = set(coefficient);
+    for (std::size_t i = 0; i < r.full; i += 4) {
+        const F4 x = r.values ? load(r.values + i) : set(1);
+        change_any<L>(c, t, track, Four(r.keys + i, t, label), k * x, x, 4);
+    }
+    if (r.count) change_any<L>(c, t, track, Four(r.at, t, label), k * r.x, r.x, r.count);
+}
+
+template <Learner L>
+INLINE Pace pace(const Rule& r, const double* clock) {
     float rate = r.rate;
     if constexpr (L == Learner::ftrl) rate = 1.f / r.rate;
     if constexpr (L == Learner::sgd) rate = static_cast<float>(r.rate * power_lane(clock[0], r.power));
@@ -147,34 +172,37 @@ inline Pace pace(const Rule& r, const double* clock) {
     return {set(rate), set(r.beta), set(r.l1), set(r.l2)};
 }
 
-inline float target(const Table& t, float y, std::uint32_t label) {
+INLINE float target(const Table& t, float y, std::uint32_t label) {
     return t.classes == 1 ? y : (y == static_cast<float>(label) ? 1.f : 0.f);
 }
 
-inline void fetch(const Table& t, const Rows& rows, std::size_t i) {
+INLINE void fetch(const Table& t, const Rows& rows, std::size_t i) {
     if (i >= rows.count || rows.x) return;
     for (auto k = rows.indptr[i]; k < rows.indptr[i + 1]; ++k)
         __builtin_prefetch(t.block + 4 * std::size_t(rows.keys[k]) * t.classes, 1);
 }
+
+// Rows touched of a large block: below this they are in the cache whatever its size, and need no prefetch.
+constexpr std::size_t NEAR = 8192;
 
 template <Learner L>
 inline void predict(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, float* scores) {
     for (std::size_t i = 0; i < rows.count; ++i) {
         if (t.far) fetch(t, rows, i + 2);
         const View v = view(t, rows, s, t.keys - (r.bias != 0), i);
-        for (std::uint32_t c = 0; c < t.classes; ++c)
-            scores[i * t.classes + c] = dot<L>(t, Reader{v, t, r.bias, c}, nullptr).margin;
+        const Line row = line(v, t, r.bias);
+        for (std::uint32_t c = 0; c < t.classes; ++c) scores[i * t.classes + c] = dot<L>(t, row, c, nullptr, false).margin;
     }
 }
 
 template <Learner L>
-inline void learn_row(const Rule& r, const Table& t, const View& v, Track* track, float y, float weight, const float* scores,
+INLINE void learn_row(const Rule& r, const Table& t, const Line& row, Track* track, float y, float weight, const float* scores,
                       float square) {
     if constexpr (L == Learner::nag) t.clock[1] += square;
     const Pace c = pace<L>(r, t.clock);
     for (std::uint32_t label = 0; label < t.classes; ++label) {
         const float k = coefficient<L>(r, scores[label], target(t, y, label), square) * weight;
-        if (k != 0 || L == Learner::nag) update<L>(c, t, track, Reader{v, t, r.bias, label}, k);
+        if (k != 0 || L == Learner::nag) update<L>(c, t, track, row, label, k);
     }
 }
 
@@ -183,14 +211,16 @@ inline std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
                          float* out, std::uint64_t* bad) {
     if constexpr (!Tracked) track = nullptr;
     for (; i < rows.count; ++i) {
-        if (t.far) fetch(t, rows, i + 2);
+        const bool far = t.far && (!Tracked || track->count > NEAR);
+        if (far) fetch(t, rows, i + 2);
         const View v = view(t, rows, s, t.keys - (r.bias != 0), i);
         if (Tracked && track->count + (v.count + 1) * t.classes > track->capacity) return i;
         float* scores = out + i * t.classes;
         Sums sums{0, 0};
         bool fine = true;
+        const Line row = line(v, t, r.bias);
         for (std::uint32_t c = 0; c < t.classes; ++c) {
-            sums = dot<L>(t, Reader{v, t, r.bias, c}, track);
+            sums = dot<L>(t, row, c, track, Tracked && far);
             scores[c] = sums.margin;
             fine = fine && std::isfinite(sums.margin) && std::isfinite(sums.square);
         }
@@ -199,7 +229,7 @@ inline std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
         *bad += !fine;
         if (!fine || std::isnan(y) || weight == 0) continue;
         t.clock[0] += 1;
-        learn_row<L>(r, t, v, track, y, weight, scores, sums.square);
+        learn_row<L>(r, t, row, track, y, weight, scores, sums.square);
         if (t.scale) scale_learn(t.scale, rows.x + i * rows.width, rows.width);
     }
     return i;
@@ -210,9 +240,11 @@ inline bool step(const Rule& r, const Table& t, Track* track, const std::uint32_
     if (track && track->count + m > track->capacity) return false;
     t.clock[0] += 1;
     const Pace c = pace<L>(r, t.clock);
+    Table rows = t;
+    rows.classes = 1;  // ids name rows of the block, whatever the label
     for (std::size_t i = 0; i < m; ++i) {
         const std::uint32_t at[4] = {ids[i], ids[i], ids[i], ids[i]};
-        change<L>(c, t, track, at, set(g[i]), set(1), 1);
+        change<L>(c, rows, track, Four(at, rows, 0), set(g[i]), set(1), 1);
     }
     return true;
 }

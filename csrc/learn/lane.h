@@ -7,32 +7,34 @@
 #include <emmintrin.h>
 #endif
 
+#define INLINE __attribute__((always_inline)) inline
+
 namespace engine::learn {
 
 typedef float F4 __attribute__((vector_size(16)));
 typedef std::int32_t I4 __attribute__((vector_size(16)));
 
-inline F4 set(float v) { return F4{v, v, v, v}; }
-inline F4 load(const float* p) { F4 v; std::memcpy(&v, p, 16); return v; }
-inline void store(float* p, F4 v) { std::memcpy(p, &v, 16); }
-inline F4 root(F4 v) {
+INLINE F4 set(float v) { return F4{v, v, v, v}; }
+INLINE F4 load(const float* p) { F4 v; std::memcpy(&v, p, 16); return v; }
+INLINE void store(float* p, F4 v) { std::memcpy(p, &v, 16); }
+INLINE F4 root(F4 v) {
 #if defined(__SSE2__)
     return (F4)_mm_sqrt_ps((__m128)v);
 #else
     return F4{std::sqrt(v[0]), std::sqrt(v[1]), std::sqrt(v[2]), std::sqrt(v[3])};
 #endif
 }
-inline F4 magnitude(F4 v) { return (F4)((I4)v & 0x7FFFFFFF); }
-inline F4 sign_of(F4 magnitude, F4 v) { return (F4)((I4)magnitude | ((I4)v & INT32_MIN)); }
-inline float total(F4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-inline bool any(I4 v) {
+INLINE F4 magnitude(F4 v) { return (F4)((I4)v & 0x7FFFFFFF); }
+INLINE F4 sign_of(F4 magnitude, F4 v) { return (F4)((I4)magnitude | ((I4)v & INT32_MIN)); }
+INLINE float total(F4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+INLINE bool any(I4 v) {
 #if defined(__SSE2__)
     return _mm_movemask_epi8((__m128i)v) != 0;
 #else
     return (v[0] | v[1] | v[2] | v[3]) != 0;
 #endif
 }
-inline void transpose(F4& a, F4& b, F4& c, F4& d) {
+INLINE void transpose(F4& a, F4& b, F4& c, F4& d) {
     const F4 p = __builtin_shuffle(a, b, I4{0, 4, 1, 5}), q = __builtin_shuffle(c, d, I4{0, 4, 1, 5});
     const F4 r = __builtin_shuffle(a, b, I4{2, 6, 3, 7}), s = __builtin_shuffle(c, d, I4{2, 6, 3, 7});
     a = __builtin_shuffle(p, q, I4{0, 1, 4, 5});
@@ -42,7 +44,7 @@ inline void transpose(F4& a, F4& b, F4& c, F4& d) {
 }
 
 // exp to about 1e-7 relative; the argument is held in [-87, 88]. Polynomial of degree 6, Estrin order.
-inline float exp_lane(float x) {
+INLINE float exp_lane(float x) {
     x = x < -87.f ? -87.f : x > 88.f ? 88.f : x;
     const auto k = static_cast<std::int32_t>(x * 1.44269504f + (x < 0 ? -.5f : .5f));
     const float f = static_cast<float>(k), r = (x - f * .693359375f) + f * 2.12194440e-4f, q = r * r;
@@ -53,7 +55,7 @@ inline float exp_lane(float x) {
     return p * scale;
 }
 
-inline float sigmoid_lane(float m) { return 1.f / (1.f + exp_lane(-m)); }
+INLINE float sigmoid_lane(float m) { return 1.f / (1.f + exp_lane(-m)); }
 
 // t to the power -p for t >= 1: log by the atanh series, exp by its own series; about 1e-14 relative.
 inline double power_lane(double t, double p) {

@@ -35,9 +35,10 @@ inline float weight_of(const Rule& r, float z, float n) {
 }
 
 // Gradients of different ranks have not seen one another: what they agree on counts as one large gradient, as in
-// AdaptiveRevision (McMahan and Streeter, NIPS 2014), eased by 1 - 2 / (ranks that touched the row).
+// AdaptiveRevision (McMahan and Streeter, NIPS 2014), eased by .65 (1 - 2 / ranks that touched the row): of the factors
+// .1 to 1 it loses least at 64 ranks (docs/exchange.md).
 inline float agreement(float sum, float squares, float ranks) {
-    const float c = sum * sum - squares, f = 1 - 2 / ranks;
+    const float c = sum * sum - squares, f = .65f * (1 - 2 / ranks);
     return c > 0 && f > 0 ? f * c : 0.f;
 }
 
@@ -49,6 +50,13 @@ inline void own_ftrl(const Rule& r, float* row, const float* v) {
     row[1] += v[0] - (v[4] > 0 ? v[3] * (rise / v[4]) : 0.f);
     row[2] = n;
     row[0] = weight_of(r, row[1], n);
+}
+
+// Share of a step whose gradients agree: |sum| is held to the root of the sum of squares, what it would be if the ranks
+// were independent. n ranks that agree move as far as sqrt(n), ranks that cancel move by their sum, one rank as it did.
+inline float agreed(float sum, float squares) {
+    const float c = sum * sum;
+    return c > squares && squares > 0 ? std::sqrt(squares / c) : 1.f;
 }
 
 // Adaptive rates: each rank stepped by 1 / sqrt(n + its own sum), the owner by 1 / sqrt(n + all + agreement).
@@ -73,8 +81,10 @@ inline void apply(const Rule& r, Merge how, const Table& t, const std::uint32_t*
             r.learner == Learner::ftrl ? own_ftrl(r, row, v) : own_step(r, row, v);
             continue;
         }
-        const float share = how == Merge::add ? 1.f : how == Merge::average ? 1.f / static_cast<float>(ranks) : 1.f / v[5];
-        for (int c = 0; c < 3; ++c) row[c] += v[c] * share;
+        float share = how == Merge::add ? 1.f : how == Merge::average ? 1.f / static_cast<float>(ranks) : 1.f / v[5];
+        if (how == Merge::conflict) share = agreed(v[3], v[4]);
+        for (int c = 0; c < 2; ++c) row[c] += v[c] * share;
+        row[2] += v[2] * (how == Merge::conflict ? 1.f : share);
         if (r.learner == Learner::ftrl) row[0] = weight_of(r, row[1], row[2]);
     }
 }

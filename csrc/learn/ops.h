@@ -7,7 +7,7 @@ namespace engine::learn {
 
 enum class Loss : int { squared, logistic, hinge, quantile, poisson, epsilon };
 enum class Learner : int { sgd, adagrad, ftrl, nag, pa1, pa2 };
-enum class Merge : int { owner, add, average, touch };
+enum class Merge : int { owner, add, average, touch, conflict };
 
 struct Rule {
     Loss loss;

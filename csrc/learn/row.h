@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "learn/lane.h"
 #include "learn/ops.h"
 
 namespace engine::learn {
@@ -20,7 +21,7 @@ inline std::uint32_t pair_key(std::uint32_t a, std::uint32_t b, std::uint32_t sp
     return static_cast<std::uint32_t>((h >> 32) * space >> 32);
 }
 
-inline View view(const Table& t, const Rows& rows, const Scratch& s, std::uint32_t space, std::size_t i) {
+INLINE View view(const Table& t, const Rows& rows, const Scratch& s, std::uint32_t space, std::size_t i) {
     View v;
     if (rows.x) {
         v = {rows.keys, rows.x + i * rows.width, rows.width, rows.width};

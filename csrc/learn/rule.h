@@ -10,14 +10,14 @@ struct Pace {  // what the learners need of the rule, once a row
 };
 
 // Soft threshold after a step: the proximal map of l1 (Duchi and Singer, JMLR 2009).
-inline F4 shrink(F4 w, F4 by) {
+INLINE F4 shrink(F4 w, F4 by) {
     const F4 m = magnitude(w) - by;
     return m > 0 ? sign_of(m, w) : set(0);
 }
 
 // rows: w, a, n of four keys; g: gradient of each; x: its value (read by NAG alone).
 template <Learner L>
-inline void advance(const Pace& c, F4& w, F4& a, F4& n, F4 g, F4 x) {
+INLINE void advance(const Pace& c, F4& w, F4& a, F4& n, F4 g, F4 x) {
     if constexpr (L == Learner::ftrl) {  // McMahan et al., KDD 2013, algorithm 1; rate holds 1 / alpha
         const F4 next = n + g * g, s = root(next);
         a = a + (g - (s - root(n)) * c.rate * w);
@@ -44,7 +44,7 @@ inline void advance(const Pace& c, F4& w, F4& a, F4& n, F4 g, F4 x) {
     }
 }
 
-inline float slope_of(const Rule& r, float m, float y) {
+INLINE float slope_of(const Rule& r, float m, float y) {
     switch (r.loss) {
         case Loss::squared: return m - y;
         case Loss::logistic: return sigmoid_lane(m) - (y > 0 ? 1.f : 0.f);
@@ -58,7 +58,7 @@ inline float slope_of(const Rule& r, float m, float y) {
 
 // Coefficient of x in the step: slope, or for PA sign * tau with `square` = |x|^2 (bias included).
 template <Learner L>
-inline float coefficient(const Rule& r, float m, float y, float square) {
+INLINE float coefficient(const Rule& r, float m, float y, float square) {
     const float s = slope_of(r, m, y);
     if constexpr (L == Learner::pa1 || L == Learner::pa2) {
         const float loss = r.loss == Loss::hinge ? 1 - (y > 0 ? m : -m) : std::fabs(y - m) - r.epsilon;

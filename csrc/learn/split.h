@@ -102,8 +102,9 @@ inline int split(const Rule& whole, const Table& t, const Rows& rows, const Scra
         for (std::size_t i = start; i < end; ++i) {
             if (t.far) fetch(t, rows, i + 2);
             const View v = view(t, rows, s, t.keys, i);
+            const Line row = line(v, t, r.bias);
             for (std::uint32_t c = 0; c < t.classes; ++c) {
-                const Sums part = dot<L>(t, Reader{v, t, r.bias, c}, nullptr);
+                const Sums part = dot<L>(t, row, c, nullptr, false);
                 *mine++ = part.margin, *mine++ = part.square;
             }
         }
@@ -126,7 +127,7 @@ inline int split(const Rule& whole, const Table& t, const Rows& rows, const Scra
             *bad += !fine;
             if (!fine || std::isnan(y) || weight == 0) continue;
             t.clock[0] += 1;
-            learn_row<L>(r, t, view(t, rows, s, t.keys, i), nullptr, y, weight, scores, square);
+            learn_row<L>(r, t, line(view(t, rows, s, t.keys, i), t, r.bias), nullptr, y, weight, scores, square);
         }
     }
     return -1;

@@ -14,11 +14,15 @@ INLINE void narrow(void* out, Int q) {  // low bytes of 8 words
     const __m128i eight = _mm_or_si128(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
     _mm_storel_epi64(static_cast<__m128i*>(out), eight);
 }
-INLINE void narrow64(std::uint8_t* out, const Int (&q)[8]) {  // |q| < 128
+template <bool positive = false, bool past = false>
+INLINE void narrow64(std::uint8_t* out, const Int (&q)[8]) {  // |q| < 128, or 0..255 where `positive`; `past` the cache
     for (int j = 0; j < 8; j += 4) {
         const __m256i a = _mm256_packs_epi32((__m256i)q[j], (__m256i)q[j + 1]), b = _mm256_packs_epi32((__m256i)q[j + 2], (__m256i)q[j + 3]);
         const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j * 8), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order));
+        const __m256i c = _mm256_permutevar8x32_epi32(positive ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b), order);
+        auto* to = reinterpret_cast<__m256i*>(out + j * 8);
+        if (past) _mm256_stream_si256(to, c);
+        else _mm256_storeu_si256(to, c);
     }
 }
 INLINE Int spread(const std::uint8_t* in, int j) {  // bit l of byte j to the top of lane l

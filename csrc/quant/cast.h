@@ -1,6 +1,8 @@
 // Narrow floats, shared-scale integers and plain quantisation; part of base.h, included once for each ISA.
 namespace engine::quant::LANES {
 
+static inline constexpr std::size_t far = 1u << 22;  // elements
+
 template <int kind>
 struct Format;  // mantissa shift from float32, exponent rebias, largest value
 template <> struct Format<bf16> { static constexpr int shift = 16, bias = 127; static constexpr std::uint32_t top = 0x7f7f0000; using Item = std::uint16_t; };
@@ -123,6 +125,13 @@ std::size_t shared(const float* g, float* e, std::size_t n, float inverse, float
     });
 }
 
+template <bool past, class Make>
+INLINE void quantise_group(const float* p, std::uint8_t* to, Make make) {
+    I q[V64];
+    for (int j = 0; j < V64; ++j) q[j] = make(p + j * W);
+    narrow64<true, past>(to, q);
+}
+
 inline void quantise(const float* x, std::size_t n, float inverse, float zero, std::uint8_t* out) {
     auto make = [=](const float* p) __attribute__((always_inline)) {
         F y = load<F>(p) * inverse + zero;
@@ -131,13 +140,34 @@ inline void quantise(const float* x, std::size_t n, float inverse, float zero, s
         return round(y);
     };
     std::size_t at = 0;
-    for (; at + W <= n; at += W) narrow(out + at, make(x + at));
-    if (at == n) return;
-    float y[W] = {};
-    std::uint8_t last[W];
-    std::memcpy(y, x + at, (n - at) * 4);
-    narrow(last, make(y));
-    std::memcpy(out + at, last, n - at);
+    auto edge = [&](std::size_t count) __attribute__((always_inline)) {  // fewer than 64, through padded copies
+        float y[64] = {};
+        std::uint8_t codes[64];
+        std::memcpy(y, x + at, count * 4);
+        quantise_group<false>(y, codes, make);
+        std::memcpy(out + at, codes, count);
+        at += count;
+    };
+    if (n >= far) {  // more than the cache holds: codes are written past it, which saves reading what they overwrite
+        edge(-reinterpret_cast<std::uintptr_t>(out) % 64);
+        for (; at + 64 <= n; at += 64) quantise_group<true>(x + at, out + at, make);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    }
+    for (; at + 64 <= n; at += 64) quantise_group<false>(x + at, out + at, make);
+    if (at < n) edge(n - at);
+}
+
+inline void from_bf16(const std::uint16_t* x, std::size_t n, float* out) {
+    std::size_t at = 0;
+    for (; at + W <= n; at += W) store(out + at, halves(x + at) << 16);
+    for (; at < n; ++at) out[at] = as<float>(static_cast<std::uint32_t>(x[at]) << 16);
+}
+
+inline void from_f64(const double* x, std::size_t n, float* out) {
+    using D = double __attribute__((vector_size(W * 8)));
+    std::size_t at = 0;
+    for (; at + W <= n; at += W) store(out + at, __builtin_convertvector(load<D>(x + at), F));
+    for (; at < n; ++at) out[at] = static_cast<float>(x[at]);
 }
 
 inline void add(const float* g, float* e, std::size_t n) {
@@ -150,6 +180,6 @@ static const Ops table{
     {encode<sign>, encode<ternary>, encode<int2>, encode<int4>, encode<int8>, encode<int2s>, encode<int4s>, encode<int8s>},
     {decode<sign>, decode<ternary>, decode<int2>, decode<int4>, decode<int8>, decode<int2>, decode<int4>, decode<int8>},
     {cast<bf16>, cast<fp16>, cast<fp8>}, {widen<bf16>, widen<fp16>, widen<fp8>},
-    {shared<std::int8_t>, shared<std::int16_t>, shared<std::int32_t>}, quantise, add};
+    {shared<std::int8_t>, shared<std::int16_t>, shared<std::int32_t>}, quantise, from_bf16, from_f64, add};
 
 }  // namespace engine::quant::LANES

@@ -32,6 +32,9 @@ struct Ops {
     Shared shared[3];  // int8, int16, int32
     // out = clamp(round(x * inverse) + zero, 0, 255), nearest even; no error feedback.
     void (*quantise)(const float* x, std::size_t n, float inverse, float zero, std::uint8_t* out);
+    // Exact widening of bfloat16, nearest rounding of float64: the two other inputs, a block at a time.
+    void (*from_bf16)(const std::uint16_t* x, std::size_t n, float* out);
+    void (*from_f64)(const double* x, std::size_t n, float* out);
     // e += g: the yardstick of a pass over g and e.
     void (*add)(const float* g, float* e, std::size_t n);
 };

@@ -26,11 +26,16 @@ INLINE unsigned bits(Int q) {
 INLINE void narrow(void* out, Int q) {
     for (int j = 0; j < 4; ++j) static_cast<std::uint8_t*>(out)[j] = static_cast<std::uint8_t>(q[j]);
 }
+template <bool positive = false, bool past = false>
 INLINE void narrow64(std::uint8_t* out, const Int (&q)[16]) {
 #if defined(__SSE2__)
-    for (int j = 0; j < 16; j += 4)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * 4), _mm_packs_epi16(_mm_packs_epi32((__m128i)q[j], (__m128i)q[j + 1]),
-                                                                                  _mm_packs_epi32((__m128i)q[j + 2], (__m128i)q[j + 3])));
+    for (int j = 0; j < 16; j += 4) {
+        const __m128i a = _mm_packs_epi32((__m128i)q[j], (__m128i)q[j + 1]), b = _mm_packs_epi32((__m128i)q[j + 2], (__m128i)q[j + 3]);
+        const __m128i c = positive ? _mm_packus_epi16(a, b) : _mm_packs_epi16(a, b);
+        auto* to = reinterpret_cast<__m128i*>(out + j * 4);
+        if (past) _mm_stream_si128(to, c);
+        else _mm_storeu_si128(to, c);
+    }
 #else
     for (int j = 0; j < 16; ++j) narrow(out + j * 4, q[j]);
 #endif

@@ -18,11 +18,8 @@ std::uint32_t select(const float* value, std::size_t count, std::size_t k, std::
 float keep(std::uint32_t* index, float* value, std::size_t count, std::size_t k, float* e);
 // acc[index] += value; false, with nothing added, where an index is not below n.
 bool scatter_add(const std::uint32_t* index, const float* value, std::size_t count, float* acc, std::size_t n);
-// Ascending indices as gaps: `low` bits of each packed, then quotients in unary (Rice). Returns bytes; out holds rice_bound.
-std::size_t rice_bound(std::size_t count, std::uint64_t n, int low);
-std::size_t rice_encode(const std::uint32_t* index, std::size_t count, int low, std::uint8_t* out);
-// False where the bytes are not `count` ascending indices below n.
-bool rice_decode(const std::uint8_t* in, std::size_t size, std::size_t count, std::uint64_t n, int low, std::uint32_t* index);
+// One index of each of `count` strata of n elements, edges at i n / count, drawn from the key. 1 <= count <= n <= 2^32.
+void strata(std::uint64_t n, std::uint64_t count, std::uint64_t key, std::uint32_t* index);
 
 const Ops& ops(Isa level);
 

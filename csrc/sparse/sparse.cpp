@@ -53,49 +53,19 @@ bool scatter_add(const std::uint32_t* index, const float* value, std::size_t cou
     return true;
 }
 
-static std::size_t packed(std::size_t count, int low) { return (count * static_cast<std::size_t>(low) + 7) / 8; }
-
-std::size_t rice_bound(std::size_t count, std::uint64_t n, int low) {
-    return packed(count, low) + (count + static_cast<std::size_t>(n >> low)) / 8 + 16;
-}
-
-std::size_t rice_encode(const std::uint32_t* index, std::size_t count, int low, std::uint8_t* out) {
-    const std::uint64_t mask = (std::uint64_t(1) << low) - 1;
-    std::uint8_t *const first = out, *quotient = out + packed(count, low);
-    std::uint64_t word = 0, tail = 0, at = 0;
-    int held = 0, used = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::uint64_t gap = index[i] - at;
-        at = std::uint64_t(index[i]) + 1;
-        word |= (gap & mask) << held;
-        for (held += low; held >= 8; held -= 8, word >>= 8) *out++ = static_cast<std::uint8_t>(word);
-        for (std::uint64_t q = gap >> low; q; --q)
-            if (++used == 8) { *quotient++ = static_cast<std::uint8_t>(tail); tail = 0; used = 0; }
-        tail |= 1u << used;
-        if (++used == 8) { *quotient++ = static_cast<std::uint8_t>(tail); tail = 0; used = 0; }
+void strata(std::uint64_t n, std::uint64_t count, std::uint64_t key, std::uint32_t* index) {
+    const std::uint64_t width = n / count, rest = n % count;
+    std::uint64_t edge = 0, carry = 0;
+    for (std::uint64_t i = 0; i < count; ++i) {  // edge = i n / count, without a division
+        std::uint64_t next = edge + width;
+        carry += rest;
+        if (carry >= count) carry -= count, ++next;
+        std::uint64_t x = (edge + 1) * 0x9e3779b97f4a7c15ull ^ key;
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+        index[i] = static_cast<std::uint32_t>(edge + ((x >> 32) * (next - edge) >> 32));
+        edge = next;
     }
-    if (held) *out = static_cast<std::uint8_t>(word);
-    if (used) *quotient++ = static_cast<std::uint8_t>(tail);
-    return static_cast<std::size_t>(quotient - first);
-}
-
-bool rice_decode(const std::uint8_t* in, std::size_t size, std::size_t count, std::uint64_t n, int low, std::uint32_t* index) {
-    const std::size_t start = packed(count, low);
-    if (size < start) return false;
-    const std::uint64_t mask = (std::uint64_t(1) << low) - 1, end = std::uint64_t(size) * 8;
-    const std::uint8_t* next = in;  // reads `start` bytes in all
-    std::uint64_t word = 0, bit = std::uint64_t(start) * 8, at = 0;
-    int held = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        for (; held < low; held += 8) word |= std::uint64_t(*next++) << held;
-        at += word & mask;
-        word >>= low;
-        held -= low;
-        for (; bit < end && !(in[bit / 8] >> bit % 8 & 1); ++bit) at += mask + 1;
-        if (bit++ >= end || at >= n) return false;
-        index[i] = static_cast<std::uint32_t>(at++);
-    }
-    return true;
 }
 
 const Ops& ops(Isa level) {

@@ -17,6 +17,7 @@ FLAGS = {
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
+    "spool": ("data.spool", "DIR", "keep rows that cannot be asked for again here before they are acknowledged"),
     "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part"),
     "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
@@ -24,12 +25,15 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
-    "merge": ("exchange.merge", "M", "owner, add, average, touch"),
+    "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
+    "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
     "stall-timeout": ("loop.stall_timeout", "S", "seconds a rank may keep the others waiting"),
     "stop-after": ("loop.stop_after_rows", "ROWS", "stop after so many rows"),
     "checkpoint": ("checkpoint.dir", "DIR", "write checkpoints here"),
     "every": ("checkpoint.every", "E", "a checkpoint every 5000rows or 10s"),
+    "mirror": ("checkpoint.mirror", "DIR", "keep a copy of each checkpoint here"),
     "run-dir": ("run.dir", "DIR", "where the run writes (default runs/NNNN; - = nowhere)"),
 }
 Verb = Callable[[argparse.Namespace, Any], int]
@@ -80,6 +84,7 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
     from engine.errors import StoreError
     from engine.store import checkpoint as store
+    from engine.store import describe
 
     folder = Path(args.ckpt)
     if not (folder / "manifest.json").exists():
@@ -87,7 +92,7 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
         if found is None:
             raise StoreError("no checkpoint found", where=args.ckpt, fix="give the directory that --checkpoint wrote")
         folder = found.path
-    text = store.inspect(folder)
+    text = describe.inspect(folder)
     print(json.dumps(text) if args.json else "\n".join(f"{name:12} {value}" for name, value in text.items()))
     return 0
 
@@ -100,10 +105,18 @@ def doctor(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
-def init(args: argparse.Namespace, guard: Any) -> int:
-    from engine.template import SCRIPTS
+def shard(args: argparse.Namespace, guard: Any) -> int:
+    from engine.placement import main as advise
 
-    text = SCRIPTS[args.scheduler]
+    return advise(configured(args), ranks=args.ranks, per_node=args.per_node, per_rack=args.per_rack, rows=args.rows,
+                  as_json=args.json)
+
+
+@verb
+def init(args: argparse.Namespace, guard: Any) -> int:
+    from engine.template import SCRIPTS, settings
+
+    text = settings() if args.scheduler == "toml" else SCRIPTS[args.scheduler]
     if args.output:
         try:
             with open(args.output, "x") as file:
@@ -124,6 +137,27 @@ def embed(args: argparse.Namespace, guard: Any) -> int:
     return 0
 
 
+@verb
+def ckpt(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.ckpt(args)
+
+
+@verb
+def audit(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.audit(args)
+
+
+@verb
+def scale(args: argparse.Namespace, guard: Any) -> int:
+    from engine import archive
+
+    return archive.scale(args)
+
+
 def configured(args: argparse.Namespace) -> Any:
     """The resolved configuration of a learning verb."""
     from engine.config import resolve
@@ -135,7 +169,8 @@ def configured(args: argparse.Namespace) -> Any:
     if source is not None:
         words.remove(source)
         given.append(f"data.source={source}")
-    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto")):
+    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
+                          ("follow", "data.follow=true")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -146,6 +181,7 @@ def parser() -> argparse.ArgumentParser:
                  epilog="exit codes: 64 usage, 65 data, 70 bug, 74 I/O, 75 try again, 130 interrupted")
     top.add_argument("--version", action="version", version=f"engine {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    _surviving(verbs)
     run = verbs.add_parser("run", help="start a verb on N ranks: engine run -n 4 train …")
     run.add_argument("-n", type=int, dest="ranks", metavar="N", help="ranks")
     run.add_argument("--mpi", default="", metavar="PATH", help="the mpiexec to use")
@@ -158,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("settings", nargs="*", metavar="SOURCE | section.key=value")
     _learning(learn)
     learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    learn.add_argument("--follow", action="store_true", help="go on reading what comes into a file or folder [data.follow]")
     show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
     _learning(show)
     score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")
@@ -174,10 +211,35 @@ def parser() -> argparse.ArgumentParser:
                         ("fortran", "the module's source"), ("cmake", "folder of engineConfig.cmake"),
                         ("pkgconfig", "folder of engine.pc")):
         kit.add_argument(f"--{flag}", action="store_true", help=about)
-    script = verbs.add_parser("init", help="write a commented job script")
-    script.add_argument("scheduler", choices=("slurm", "pbs"))
+    cut = verbs.add_parser("shard", help="shard plan SOURCE: what to cut the data by and who should own what, with the reasons")
+    cut.add_argument("what", choices=("plan",))
+    cut.add_argument("settings", nargs="+", metavar="SOURCE | zipf:POWER:KEYS | section.key=value")
+    cut.add_argument("--config", metavar="FILE.toml")
+    for flag, value, about in (("ranks", 4, "ranks to plan for"), ("per-node", 1, "ranks a node"),
+                               ("per-rack", 0, "nodes a rack (0: one rack)"), ("rows", 20_000, "rows to look at")):
+        cut.add_argument(f"--{flag}", type=int, default=value, metavar="N", help=f"{about} (default {value})")
+    cut.add_argument("--json", action="store_true")
+    script = verbs.add_parser("init", help="write a commented job script, or a configuration with every setting (toml)")
+    script.add_argument("scheduler", choices=("slurm", "pbs", "toml"))
     script.add_argument("-o", "--output", default="")
     return top
+
+
+def _surviving(verbs: Any) -> None:
+    ckpt = verbs.add_parser("ckpt", help="list, verify, show, roll back, reshard or export checkpoints")
+    ckpt.add_argument("act", choices=("ls", "verify", "show", "rollback", "reshard", "export"))
+    ckpt.add_argument("ckpt", metavar="DIR", help="a directory of checkpoints, or one of them")
+    ckpt.add_argument("--to", default="", metavar="STEP|TIME", help="rollback: the checkpoint to go back to")
+    ckpt.add_argument("-n", type=int, default=1, dest="ranks", metavar="N", help="reshard: part files to write")
+    ckpt.add_argument("-o", "--output", default="", metavar="FILE|DIR", help="export: .npz or .onnx; reshard: a directory")
+    ckpt.add_argument("--mirror", default="", metavar="DIR", help="verify: put right what is damaged from this copy")
+    proof = verbs.add_parser("audit", help="replay and verify the journal of a run, in node memory or in a directory")
+    proof.add_argument("run", metavar="RUN|DIR")
+    grow = verbs.add_parser("scale", help="let a supervised run go on with N ranks")
+    grow.add_argument("run", metavar="RUN", help="its checkpoint directory, or its name in node memory")
+    grow.add_argument("ranks", type=int, metavar="N")
+    for p in (ckpt, proof):
+        p.add_argument("--json", action="store_true")
 
 
 def _learning(p: argparse.ArgumentParser) -> None:
@@ -249,6 +311,11 @@ def _run(args: argparse.Namespace) -> int:
 def _finalize() -> None:
     """Ends MPI in good order; only after a run in which every rank has passed the last barrier."""
     if "mpi4py.MPI" in sys.modules:
+        from engine.comm import repair
         from engine.comm.world import finish
 
+        if repair.repaired:  # MPI_Finalize hangs after a death
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         finish()

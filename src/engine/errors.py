@@ -64,6 +64,12 @@ class PeerError(EngineError):
     code, label = 75, "E700"
 
 
+class PeerLost(PeerError):
+    """A rank has died while this one waited: the wait is called off, and the survivors may go on without it."""
+
+    label = "E720"
+
+
 class Preempted(EngineError):
     """The run was asked to stop and has stopped at an agreed step, with a checkpoint where one was configured."""
 

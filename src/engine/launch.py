@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from engine.comm import probe
+from engine.comm import probe, repair
 from engine.errors import ConfigError
 
 GRACE_S = 10.0
@@ -23,8 +23,11 @@ PR_SET_PDEATHSIG = 1
 CODES = (64, 65, 70, 74, 75, 130)
 
 
-def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], dict[str, str]]:
-    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks."""
+def command(ranks: int, verb: list[str], *, mpi: str = "", mend: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The launcher's command line and environment for `python -m engine <verb>` on `ranks` ranks.
+
+    `mend`: with what this MPI needs so that survivors of a death can go on in place (comm/repair.py).
+    """
     mpiexec = probe.launcher(mpi)
     if not mpiexec:
         raise ConfigError("no mpiexec found", fix="pip install 'engine[mpi]', or load the site's MPI module")
@@ -34,7 +37,12 @@ def command(ranks: int, verb: list[str], *, mpi: str = "") -> tuple[list[str], d
     if ranks < 1:
         raise ConfigError(f"-n: expected at least 1 rank, found {ranks}")
     options, env = probe.flags(mpiexec, ranks)
-    line = [mpiexec, *options, "-n", str(ranks), sys.executable, "-m", "engine", *verb]
+    before: list[str] = []
+    if mend and ranks > 1 and probe.vendor(mpiexec) == "openmpi":
+        options += repair.ULFM_FLAGS
+    elif mend and ranks > 1 and probe.vendor(mpiexec) == "mpich":
+        options, before, env = [*options, *repair.SHIELD_FLAGS], repair.SHIELD, {**env, "ENGINE_TIER": "shield"}
+    line = [mpiexec, *options, "-n", str(ranks), *before, sys.executable, "-m", "engine", *verb]
     return line, {**os.environ, **env, "ENGINE_MPIEXEC": mpiexec}
 
 
@@ -44,6 +52,8 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     The first signal goes on to the ranks as SIGUSR1 with its name beside it: given SIGTERM or SIGINT, Open MPI's launcher
     kills the ranks 0.2 s later, whatever they are writing (measured; 5.0.11). A second signal goes on as it is.
     """
+    from engine.live import View, wanted
+
     line, env = command(ranks, verb, mpi=mpi)
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
@@ -51,9 +61,12 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
     with tempfile.TemporaryDirectory(prefix="engine-run-") as folder:
         record = Path(folder) / "run.error.json"
         children: list[subprocess.Popen[bytes]] = []
+        view = View(ranks, record.with_name("live.jsonl")) if wanted(verb) else None
+        shown = {"ENGINE_LIVE": str(view.record)} if view else {}
         with forwarding(children, record) as asked:
-            child = start(line, {**env, "ENGINE_ERROR_FILE": str(record)})
+            child = start(line, {**env, **shown, "ENGINE_ERROR_FILE": str(record)}, piped=view is not None)
             children.append(child)
+            viewer = view.follow(child) if view else None
             if asked:  # what came while the launcher was starting
                 child.send_signal(signal.SIGUSR1)
             try:
@@ -62,6 +75,8 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
                 asked.append(signal.SIGTERM)
                 code = _end(child)
                 print(f"engine: error[E700] the run did not end within {timeout_s:g} s and was stopped", file=sys.stderr)
+            if viewer:
+                viewer.join(GRACE_S)
         return outcome(code, record, asked)
 
 
@@ -85,12 +100,16 @@ def forwarding(children: list[subprocess.Popen[bytes]], record: Path) -> Iterato
             signal.signal(number, handler)
 
 
-def start(line: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us."""
+def start(line: list[str], env: dict[str, str], *, piped: bool = False) -> subprocess.Popen[bytes]:
+    """The launcher, in a process group of its own, so that Ctrl-C reaches the ranks once and in order; it ends with us.
+
+    `piped`: its standard output comes to us, to be shown beside the live view.
+    """
     libc = ctypes.CDLL(None)
     given = standard_input()
     quiet = subprocess.DEVNULL if given or sys.stdin is None or sys.stdin.isatty() else None
     return subprocess.Popen(line, env={**env, "ENGINE_STDIN": given}, stdin=quiet, process_group=0,
+                            stdout=subprocess.PIPE if piped else None,
                             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
 
 

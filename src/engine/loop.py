@@ -8,8 +8,9 @@ takes part with weight 0, so uneven data never hangs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,11 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.clean.pipeline import Pipeline
+from engine.cluster.adapt import Review
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance, pace
 from engine.comm import sync
 from engine.crew import Crew
 from engine.source import stream as streams
-from engine.types import Array, Batch, Counts, Link, Model, Update
+from engine.types import Array, Batch, Block, Counts, Link, Model, State, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
@@ -43,6 +45,16 @@ class Keeper(Protocol):
     def pledge(self) -> list[float]: ...
     def heard(self, table: Array) -> None: ...
     def commit(self, job: Job) -> None: ...
+
+
+class Tactic(Protocol):
+    """What learns otherwise than each row as it comes: its three figures of each vote are `(ranks, 3)` when it hears them."""
+
+    def learn(self, job: Job, rows: Batch) -> tuple[Batch, Array]: ...
+    def pledge(self) -> list[float]: ...
+    def heard(self, job: Job, table: Array, total: int, left: bool) -> None: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
 
 
 class Team:
@@ -104,8 +116,10 @@ class Job:
     exchange: Exchange = synchronous
     merged: Update | None = None
     keeper: Keeper | None = None
+    tactic: Tactic | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
+    reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
     counts: Counts = field(default_factory=Counts)
     label: float = float("nan")
     voted_s: float = 0.0
@@ -124,7 +138,7 @@ class Job:
 class Event:
     """What the loop tells its caller after a step in which something was due, or every step in `steps` mode."""
 
-    action: Action
+    action: Action | Review
     step: int
     rows: int
 
@@ -132,14 +146,21 @@ class Event:
 def run(job: Job) -> Iterator[Event]:
     """Steps until the clock says stop; yields each due action for the caller to carry out (all ranks get the same)."""
     while True:
-        tick = step(job, job.stream.take(job.k * len(job.team.models)))
-        job.clock, actions = advance(job.clock, tick, job.rules)
-        if job.keeper is not None and tick.rows:
-            job.keeper.commit(job)
-        for action in actions:
-            yield Event(action, job.clock.step, job.clock.rows)
-            if isinstance(action, Stop):
+        for event in once(job):
+            yield event
+            if isinstance(event.action, Stop):
                 return
+
+
+def once(job: Job) -> list[Event]:
+    """One step; what is due after it."""
+    with job.reading("read rows"):
+        rows = job.stream.take(job.k * len(job.team.models))
+    tick = step(job, rows)
+    job.clock, actions = advance(job.clock, tick, job.rules)
+    if job.keeper is not None and tick.rows:
+        job.keeper.commit(job)
+    return [Event(action, job.clock.step, job.clock.rows) for action in actions]
 
 
 def step(job: Job, rows: Batch | None) -> Tick:
@@ -151,7 +172,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
         if rows is not None and len(rows) and job.stage is not None:
             rows = job.stage.learn(rows)
         if rows is not None and len(rows):
-            rows, scores = job.team.learn(rows, job.k)
+            rows, scores = (job.team.learn(rows, job.k) if job.tactic is None else job.tactic.learn(job, rows))
         if job.shared:
             update = job.team.update()
     except Exception as caught:
@@ -163,27 +184,30 @@ def step(job: Job, rows: Batch | None) -> Tick:
     table = sync.vote(
         job.link,
         [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
-         STOPS.index(job.stop()), time.monotonic() - job.began_s, *(job.keeper.pledge() if job.keeper else ())],
+         STOPS.index(job.stop()), time.monotonic() - job.began_s,
+         *(job.tactic.pledge() if job.tactic else ()), *(job.keeper.pledge() if job.keeper else ())],
         error, name=f"step {job.clock.step + 1}",
     )
     voted = time.perf_counter()
     if job.keeper is not None:
-        job.keeper.heard(table[:, 6:])
+        job.keeper.heard(table[:, 9 if job.tactic else 6 :])
     job.merged = None
-    _score(job, rows, scores, table)
+    score(job, rows, scores, table)
     if job.every_s:
         job.k, job.voted_s = pace(job.k, float(table[0, 5]) - job.voted_s, job.every_s), float(table[0, 5])
     if update is not None:
         job.exchange(job, update, table)
     if job.stage is not None:
         job.stage.exchange(job.link)
+    if job.tactic is not None:
+        job.tactic.heard(job, table[:, 6:9], job.clock.rows + int(table[:, 0].sum()), bool(table[:, 3].any()))
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
                           ("merge_s", time.perf_counter() - voted)):
         job.counts.add(name, seconds)
     return Tick(int(table[:, 0].sum()), bool(table[:, 3].any()), STOPS[int(table[:, 4].max())], float(table[0, 5]))
 
 
-def _score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> None:
+def score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> None:
     """Counts the scores; the label before this rank's first row comes from the ranks before it, where unknown."""
     seen = np.flatnonzero(table[:, 0])
     if rows is not None and scores is not None:
@@ -210,4 +234,4 @@ def _whole(state: dict[str, Array], shape: tuple[int, ...], places: Array, count
     return {**state, "hist": hist}
 
 
-__all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "run", "step"]
+__all__ = ["Event", "Job", "Report", "Save", "Stop", "Team", "merged_meter", "once", "run", "score", "step"]

@@ -17,7 +17,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,21 @@ from engine.cluster.recover import Choice, Held, choose, guards
 from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
+from engine.flush import Flush
 from engine.kernels import _native
 from engine.pulse import Pulse, die_with_parent, fence, fenced
 from engine.source import stream as streams
+from engine.source.live import Live, together
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record, encode_record
-from engine.types import Array, Block, Link, Schema, State
+from engine.types import Array, Batch, Block, Link, Schema, State
 
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
+CANARY_ROWS, CANARY_SEED = 16, 7
 
 
 def run_id(config: Config) -> str:
@@ -60,14 +64,21 @@ def home(folder: str) -> Path:
     return Path(base) / f"engine-{os.getuid()}"
 
 
+_lives: list[str] = []  # one entry a start of protection in this process: the second is a recovery in place
+
+
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
+    if _lives:
+        return Protection(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
     if not name:
         return None
     die_with_parent(link.size)
     root = home(config.fault.folder) / name
-    if config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0" and not link.rank:
+    _lives.append(name)
+    anew = config.checkpoint.resume == "never" and os.environ.get("ENGINE_ATTEMPT", "0") == "0"
+    if anew and not link.rank:
         shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
     link.barrier(name="node memory")
     return Protection(config, link, root)
@@ -78,15 +89,20 @@ class Protection:
 
     def __init__(self, config: Config, link: Link, root: Path) -> None:
         self.config, self.link, self.root = config, link, root
-        hosts = _all(link, socket.gethostname(), "hosts")
+        newest = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
+        said = _all(link, (socket.gethostname(), os.getpid(), newest), "hosts")
+        hosts = [host for host, _, _ in said]
         self.host = hosts.index(hosts[link.rank])
         self.locals = [r for r in range(link.size) if hosts[r] == hosts[link.rank]]
         each = config.fault.ranks_per_node
         self.nodes = [r // each if each else hosts.index(name) for r, name in enumerate(hosts)]
-        mine = max([fenced(root), *(_epoch_of(path) for path in root.glob("epoch-*"))])
-        self.epoch = int(link.allreduce(np.array([mine], np.int64), op="max", name="epoch")[0]) + 1
-        self.killed = jobs.agreed(link, lambda: fence(root, self.epoch) if self.leads else [], "fence the epoch before")
-        self.pulse = Pulse(root, self.epoch, link.rank, link.size, Limits(config.fault.frozen, config.fault.hung))
+        self.epoch = max(epoch for _, _, epoch in said) + 1
+        pids = [pid for host, pid, _ in said if host == hosts[link.rank]]
+        self.killed = jobs.agreed(link, lambda: fence(root, self.epoch, spare=pids) if self.leads else [], "fence")
+        limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
+        self.pulse = Pulse(root, self.epoch, link.rank, link.size, limits, lambda text: audit("fence", why=text))
+        if hasattr(link, "alarm"):
+            link.alarm = self.pulse.why
         self.guards = guards(self.nodes, config.fault.copies)
         self.notes: list[str] = []
         self._own: Keeper | None = None
@@ -95,6 +111,8 @@ class Protection:
         self._rows: dict[str, int] = {}
         self._digest = 0
         self._began = self._committed = 0
+        self.flush: Flush | None = None
+        self._job: loop.Job | None = None
 
     @property
     def leads(self) -> bool:
@@ -136,6 +154,7 @@ class Protection:
         state, meta = _assembled(parts, choice.shards)
         check_match(meta, jobs.matching(self.config, schema), str(self.root))
         jobs.adopt(job, state, meta)
+        check_canary(meta, job)
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
         return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": choice.version}
 
@@ -179,6 +198,8 @@ class Protection:
         """The job's state as it is becomes this epoch's base, here and at the guards; then older epochs go (collective)."""
         crash.node_folder = str(self.folder(0, "own").parent)
         crash.point("begin")
+        self._job = job
+        self.flush = Flush(self.config, self.link, schema) if self.config.checkpoint.dir else None
         state = {path: Block(np.array(block.data), block.columns) for path, block in self._shard(job).items()}
         self._seen = {path: Block(block.data.copy(), block.columns) for path, block in state.items()}
         meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
@@ -206,7 +227,7 @@ class Protection:
     def pledge(self) -> list[float]:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
-        return [float(self._digest), float(self._own is not None and self._own.due)]
+        return [float(self._digest), float(self._own is not None and self._own.due), self.flush.pledge() if self.flush else 0.0]
 
     def heard(self, table: Array) -> None:
         """The last step is committed where all digests agree; PeerError on every rank where they do not."""
@@ -222,6 +243,25 @@ class Protection:
         if table[:, 1].any():
             for keeper in (self._own, *self._copies.values()):
                 keeper.seal()
+        if self.flush is not None and self._job is not None:
+            self.flush.heard(table[:, 2], self._job)
+
+    def save(self, job: loop.Job) -> bool:
+        """Begins a checkpoint beside the running job; False where the last one is still being written."""
+        assert self.flush is not None
+        meta = jobs.about(job, self.config, self.flush.schema) | {
+            "position": jobs.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
+        return self.flush.begin(job, self._shard(job), self._rows, meta)
+
+    def settle(self, job: loop.Job) -> list[str]:
+        """Until the checkpoint under way is closed (collective); what the scrub has said."""
+        if self.flush is None:
+            return []
+        self.flush.wait()
+        self.flush.heard(jobs.sync.vote(self.link, [self.flush.pledge()], name="checkpoint under way")[:, 0], job)
+        jobs.agreed(self.link, self.flush.wait, "checkpoint closed")
+        notes, self.flush.notes = self.flush.notes, []
+        return notes
 
     def commit(self, job: loop.Job) -> None:
         """Keeps the step just merged; what it costs is in `job.counts`."""
@@ -240,6 +280,8 @@ class Protection:
         record = Record(job.clock.step, self._own.version, changes, meta, self.epoch, self._digest, self.link.rank,
                         self.link.size)
         self._own.append(record)
+        if self.flush is not None:
+            self.flush.mark(record)
         crash.point("own")
         if any(self.guards):
             packed = np.concatenate([np.frombuffer(b, np.uint8) for b in encode_record(record)])
@@ -249,6 +291,14 @@ class Protection:
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
         job.counts.add("protect_s", time.perf_counter() - began)
+
+    def whole_digest(self, job: loop.Job) -> int:
+        """A digest of what all ranks hold alike: equal where they do, bit for bit."""
+        digest = 0
+        for path, block in sorted(jobs.views(job).items()):
+            if not path.startswith(PER_RANK):
+                digest = _native.crc32c(np.ascontiguousarray(block.data), _native.crc32c(path.encode(), digest))
+        return digest
 
     def close(self, *, done: bool) -> None:
         """Ends the heartbeat; where the run is done, node memory is given back."""
@@ -323,16 +373,54 @@ class Protection:
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
         if isinstance(stream, streams.Placed):
             meta["mark"] = stream.mark()
+        elif isinstance(stream, Live):
+            meta["live"], meta["began"] = stream.cursors, stream.began
         elif hasattr(stream, "position"):
             meta["position"] = stream.position.dump()
         wide = {path: list(block.data.shape) for path, block in jobs.views(job).items()
                 if block.data.ndim > 1 and block.data.nbytes > WIDE_BYTES * len(block.data)}
-        return meta | {"shapes": wide}
+        return meta | {"shapes": wide, "canary": canary(job)}
+
+
+def canary(job: loop.Job) -> int:
+    """A checksum of the model's predictions for the same sixteen made-up rows at every step."""
+    model = job.team.models[0]
+    width = int(getattr(model, "options", {}).get("width", 0))
+    if not width:
+        return 0
+    try:
+        return int(_native.crc32c(np.ascontiguousarray(model.predict(_canary_rows(width)))))
+    except EngineError:
+        return 0  # a model of dense rows only
+
+
+@cache
+def _canary_rows(width: int) -> Batch:
+    rng = np.random.Generator(np.random.Philox(CANARY_SEED))
+    none = np.zeros(CANARY_ROWS, np.float32)
+    indptr = np.arange(0, 4 * CANARY_ROWS + 1, 4)
+    keys = np.sort(rng.integers(0, width, (CANARY_ROWS, 4)), axis=1).astype(np.uint32).ravel()
+    return Batch(none, np.arange(CANARY_ROWS), none, indptr=indptr, keys=keys, values=rng.random(len(keys)).astype(np.float32))
+
+
+def check_canary(meta: Mapping[str, Any], job: loop.Job) -> None:
+    """PeerError where the recovered model does not predict what it predicted when the step was committed."""
+    if meta.get("canary", 0) != (found := canary(job)):
+        raise PeerError(f"the canary rows are predicted otherwise than before: {found:08x}, expected {meta['canary']:08x}",
+                        fix="start again from the last checkpoint")
+
+
+def audit(event: str, **more: Any) -> None:
+    """A line of the audit log, where the run has one."""
+    if path := os.environ.get("ENGINE_AUDIT"):
+        with open(path, "a") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **more}) + "\n")
 
 
 def _all(link: Link, value: Any, name: str) -> list[Any]:
     """Every rank's value, on every rank."""
-    return list(link.bcast(link.gather(value, name=name), name=name))
+    parts = link.allgather(np.frombuffer(pickle.dumps(value), np.uint8), name=name)
+    return [pickle.loads(part.tobytes()) for part in parts]
 
 
 def _epoch_of(path: Path) -> int:
@@ -384,4 +472,7 @@ def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) 
     if "mark" in meta:
         marks = [part["mark"] for _, _, part in parts]
         meta["position"] = streams.merged(marks, meta["clock"][1], float(meta["label"])).dump()
+    if "live" in meta:
+        live = together([part["live"] for _, _, part in parts], meta["began"])
+        meta["position"] = streams.Position(order=meta["clock"][1], label=float(meta["label"]), live=live).dump()
     return state, meta | {"ranks": shards}

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +52,10 @@ class Pulse:
         if int(self._fence[0, 0]) > self.epoch:
             raise PeerError(f"rank {self.rank} of epoch {self.epoch} is fenced: epoch {int(self._fence[0, 0])} has taken over",
                             fix="none: the newer run goes on")
+
+    def why(self) -> str:
+        """What a wait must know: which neighbours are gone, or ""."""
+        return f"rank {', '.join(map(str, sorted(self.lost)))} died" if self.lost else ""
 
     def done(self) -> None:
         """No longer looks or is looked at."""
@@ -118,8 +122,10 @@ def kill(pid: int, since: int) -> bool:
     return True
 
 
-def fence(root: Path, epoch: int, wait_s: float = 5.0) -> list[int]:
-    """Epochs before `epoch` may no longer write, and their ranks on this node are killed; returns the pids killed."""
+def fence(root: Path, epoch: int, *, spare: Collection[int] = (), wait_s: float = 5.0) -> list[int]:
+    """Epochs before `epoch` may no longer write, and their ranks on this node are killed, except `spare` (pids); returns
+    the pids killed.
+    """
     root.mkdir(parents=True, exist_ok=True)
     cell = table(root / "fence", (1, 1))
     cell[0, 0] = max(int(cell[0, 0]), epoch)
@@ -128,7 +134,7 @@ def fence(root: Path, epoch: int, wait_s: float = 5.0) -> list[int]:
         if int(path.name[6:]) >= epoch:
             continue
         for line in np.fromfile(path, np.int64).reshape(-1, LINE):
-            if line[PID] and int(line[PID]) != os.getpid() and kill(int(line[PID]), int(line[BORN])):
+            if line[PID] and int(line[PID]) not in spare and kill(int(line[PID]), int(line[BORN])):
                 killed.append((int(line[PID]), int(line[BORN])))
         path.unlink(missing_ok=True)
     until = time.monotonic() + wait_s

@@ -40,6 +40,7 @@ Make = Callable[[int], tuple[list[str], dict[str, str]]]
 class Plan:
     """What to run. `make(ranks)` -> the launcher's line and environment. `on_loss`: same, shrink or grow by one rank.
     `keeps`: node memory is kept where the run is given up, because the same command finds it again.
+    `mend_s`: seconds the survivors have to go on in place before they are ended.
     """
 
     make: Make
@@ -52,6 +53,7 @@ class Plan:
     keeps: bool = False
     limits: Limits = field(default_factory=Limits)
     folder: str = "/dev/shm"
+    mend_s: float = 0.0
 
 
 class Supervisor:
@@ -61,8 +63,8 @@ class Supervisor:
         self.plan, self.root = plan, home(plan.folder) / plan.name
         self.audit: list[dict[str, Any]] = []
         self.ranks, self.attempt, self.stuck, self.steps = plan.ranks, 0, 0, 0
-        self._watch = Watch()
-        self._ended_s = 0.0
+        self._watch, self._lost_s, self._lost = Watch(), 0.0, -1
+        self._table: Path | None = None
 
     def run(self) -> int:
         """0 where the run is done; else the code of what ended it for good."""
@@ -136,7 +138,9 @@ class Supervisor:
 
     def _look(self, now: float) -> str:
         """Why the job must end: a rank of this host is gone, or frozen; "" where all is well."""
-        lines = self._lines()
+        lines, newest = self._lines(), max(self.root.glob("pulse-*"), default=None)
+        if newest != self._table:
+            self._table, self._watch, self._lost_s = newest, Watch(), 0.0
         sights = []
         for rank, line in enumerate(lines):
             if line[PID] and not line[DONE]:
@@ -146,9 +150,11 @@ class Supervisor:
         self._watch, actions = look(self._watch, now, sights, self.plan.limits)
         for action in actions:
             if isinstance(action, Lost):
-                return f"rank {action.rank} died"
+                self._lost_s, self._lost = now, action.rank
             if isinstance(action, Fence):
                 return f"rank {action.rank}: {action.reason}"
+        if self._lost_s and now - self._lost_s >= self.plan.mend_s:
+            return f"rank {self._lost} died" + (" and the others did not go on" if self.plan.mend_s else "")
         return ""
 
     def _scaled(self) -> str:
@@ -198,7 +204,7 @@ class Supervisor:
             newest = max((int(path.name[6:]) for path in self.root.glob("pulse-*")), default=0)
             self._kill_ranks()
             fence(self.root, newest + 1)
-        self._watch = Watch()
+        self._watch, self._lost_s = Watch(), 0.0
         for path in _leaks() - segments:
             if not _mapped(path):
                 with suppress(OSError):

@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, protect
+from engine import __version__, loop, mend, modes, protect, relearn
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -20,14 +22,17 @@ from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.store import checkpoint as store
 from engine.types import Link, Model, Schema, Source, Stage
-from engine.watch.log import Lines, Log, make_run
+from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
 from engine.watch.page import write_page
+
+LIVE_S = 1.0  # between reports while somebody looks on
 
 
 def link_up(config: Config, guard: Guard) -> Link:
     """The Link of the program: over MPI where a launcher started several ranks, else this process alone."""
     if launched() == 1:
+        guard.start(0, config.loop.stall_timeout)
         return jobs.connect(None, timeout_s=config.loop.stall_timeout)
     from engine.comm.world import start
 
@@ -49,10 +54,12 @@ class Diary:
         self.metrics: list[dict[str, Any]] = []
         self._last = (0.0, 0)
         self._files: tuple[Lines, Lines] | None = None
+        live = os.environ.get("ENGINE_LIVE", "") if link.rank == 0 else ""
+        self._live = Lines(live) if live else None  # the parent's view, see live.py
         self.log = None if link.rank or config.run.quiet else Log(sys.stderr if config.run.json else sys.stdout)
         if link.rank == 0 and config.run.dir != "-":
             self.folder = self._make(config.run.dir)
-            (self.folder / "config.toml").write_text(config.to_toml())
+            keep(self.folder / "config.toml", config.to_toml())
             self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
         where = f" | run {self.folder}" if self.folder else ""
         if self.log:
@@ -60,12 +67,25 @@ class Diary:
                           f"{'s' * (jobs.threads(config) > 1)} | {jobs.named(config)} | {jobs.rhythm(config)}{where}")
             self.log.head(f"{title}: {schema.task}, {schema.width} {'keys' if schema.sparse else 'columns'}")
 
+    def move(self, link: Link) -> None:
+        """The run goes on with other ranks: whoever is rank 0 now writes, in the same places."""
+        self.link = link
+        if link.rank == 0 and self.log is None and not self.config.run.quiet:
+            self.log = Log(sys.stderr if self.config.run.json else sys.stdout)
+        if link.rank == 0 and self.folder is None and self.config.run.dir not in ("-", ""):
+            self.folder = self._make(self.config.run.dir)
+            self._files = (Lines(self.folder / "metrics.jsonl"), Lines(self.folder / "events.jsonl"))
+
     @staticmethod
     def _make(given: str) -> Path:
         if not given:
             return make_run()
         folder = Path(given)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the run directory: {error.strerror}", where=given,
+                             fix="give a directory this user may write to") from error
         return folder
 
     def event(self, name: str, rows: int, **more: Any) -> None:
@@ -73,6 +93,13 @@ class Diary:
         self.events.append(record)
         if self._files:
             self._files[1].write(record)
+
+    def happened(self, name: str, rows: int, **more: Any) -> None:
+        """An event, and a line about it between the lines."""
+        known = {key: value for key, value in more.items() if value is not None}
+        self.event(name, rows, **known)
+        words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items())
+        self.note(f"{name} at row {rows}: {', '.join(words)}")
 
     def note(self, text: str) -> None:
         if self.log:
@@ -86,13 +113,20 @@ class Diary:
         record = {"time_s": now_s, "step": job.clock.step, "rows": rows, "loss_avg": found[loss],
                   "loss_last": found[f"window_{loss}"], "accuracy": found.get("window_accuracy"),
                   "rows_s": (rows - last_rows) / max(now_s - last_s, 1e-9), "bytes_sent": self._sent,
-                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9)}
+                  "wait": job.counts.values.get("wait_s", 0.0) / max(now_s, 1e-9), **staleness(job)}
         self._last = (now_s, rows)
         self.metrics.append(record)
         if self._files:
             self._files[0].write(record)
-        if self.log:
+        if self._live:
+            self._live.write(record)
+        if self.log and (not self._live or self.log.due(rows)):
             self.log.line(rows, {**record, "checkpoint": self._saved(rows)})
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody looks on."""
+        return self._live is not None
 
     _sent = 0
 
@@ -113,7 +147,7 @@ class Diary:
         found |= run | {"ranks": self.link.size, "threads": len(job.team.models), "step": job.clock.step} | more
         if self.folder:
             run["path"] = str(self.folder)
-            (self.folder / "summary.json").write_text(json.dumps(found) + "\n")
+            keep(self.folder / "summary.json", json.dumps(found) + "\n")
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
@@ -126,6 +160,15 @@ class Diary:
         return found
 
 
+def staleness(job: loop.Job) -> dict[str, float]:
+    """What this rank's reads missed, in rounds, and how old others' updates were on arrival (clocks of one node)."""
+    found = job.counts.values
+    if not found.get("stale_reads"):
+        return {}
+    return {"staleness": found["stale_sum"] / found["stale_reads"], "staleness_most": found["stale_most"],
+            "fresh_ms": 1e3 * found.get("fresh_s", 0.0) / max(1.0, found.get("fresh_rounds", 0.0))}
+
+
 def train(config: Config, guard: Guard, *, source: Source | None = None, title: str = "") -> dict[str, Any]:
     """Learn `config.data.source` (or `source`) to its end; the summary at rank 0. Preempted where a signal stopped it."""
     if not config.data.source and source is None:
@@ -133,25 +176,25 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     link = link_up(config, guard)
     sync.same(link, config.digest(), "the configuration")
     opened = jobs.open_agreed(config, link, source)
-    job = jobs.assemble(config, link, opened.schema, None)
-    job.stop, job.beat = (lambda: guard.stop), guard.beat
     diary = Diary(config, link, title or config.data.source, opened.schema)
-    shield = protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
-    place = None if before is None else jobs.streams.Position.parse(before["position"])
-    job.stream = jobs.stream(config, link, opened, place)
-    if shield is not None:
-        shield.begin(job, opened.schema)
-        job.keeper = shield
+    job, shield, before = prepared(config, link, opened, diary, guard)
     stopped = ""
-    for event in loop.run(job):
-        stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+    while True:
+        try:
+            for event in modes.run(job, config, diary.note):
+                stopped = carry_out(event, job, config, opened.schema, diary) or stopped
+            break
+        except Exception as lost:
+            job, shield = mend.mend(lost, job, shield, mend.Means(config, opened, diary, guard, prepared))
+            link = job.link
     stats = jobs.gathered_stats(link, opened)
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
     opened.close()
     link.barrier(name="end of run")
     if shield is not None:
+        for note in shield.settle(job):
+            diary.note(note)
         shield.close(done=not stopped.startswith("SIG"))
     if stopped.startswith("SIG"):
         kept = f"; checkpoint at row {job.clock.saved_rows}" if config.checkpoint.dir else ", without a checkpoint"
@@ -159,6 +202,29 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
         error.code = 130 if stopped == "SIGINT" else 75
         raise error
     return summary
+
+
+def prepared(config: Config, link: Link, opened: Source, diary: Diary,
+             guard: Guard) -> tuple[loop.Job, protect.Protection | None, dict[str, Any] | None]:
+    """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
+    job = jobs.assemble(config, link, opened.schema, None)
+    job.stop, job.beat = (lambda: guard.stop), guard.beat
+    if link.size == 1:
+        job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
+    if link.bcast(diary.live, name="live view"):
+        job.rules = replace(job.rules, report_s=LIVE_S)
+    job.tactic = relearn.start(config, job, opened.schema, opened, diary.happened)
+    shield = protect.start(config, link)
+    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
+    place = None if before is None else jobs.streams.Position.parse(before["position"])
+    job.stream = jobs.stream(config, link, opened, place)
+    if shield is not None:
+        shield.begin(job, opened.schema)
+        job.keeper = shield
+        tiers = mend.tiers(link)  # asked of every rank, while all are well
+        if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
+            diary.note(f"recovery: {tiers}")
+    return job, shield, before
 
 
 def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
@@ -197,7 +263,13 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
     """Does what is due; returns the reason of a stop."""
     if isinstance(event.action, Save):
         began = time.perf_counter()
-        jobs.save(job, config, config.checkpoint.dir, schema)
+        shield = job.keeper if isinstance(job.keeper, protect.Protection) else None
+        if shield is None or event.action.reason != "due":
+            for note in shield.settle(job) if shield else []:
+                diary.note(note)
+            jobs.save(job, config, config.checkpoint.dir, schema)
+        else:
+            shield.save(job)
         diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)
     elif isinstance(event.action, Report) and not event.action.final:
         _count_sent(job, diary)
@@ -242,7 +314,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

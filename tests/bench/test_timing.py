@@ -40,3 +40,11 @@ def test_rounds_stop_when_the_time_is_spent():
 def test_spread_of_equal_and_of_scattered_values():
     assert timing.spread([1.0] * 5) == 0.0
     assert timing.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1 / 3
+
+
+def test_comparisons_share_the_time_that_is_left():
+    from bench.registry import share_s
+
+    assert share_s(20, 540, 4) == 20
+    assert share_s(20, 540, 30) == 6
+    assert share_s(20, -5, 3) == 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.codec import lowrank, quant, sparse  # noqa: F401  (they register themselves)
-from engine.codec.base import REGISTRY, codec
+from engine.codec import make as codec
+from engine.codec import names, sparse
 from engine.errors import FrameError
 
-NAMES = sorted(REGISTRY)
+NAMES = [n for n in names() if n not in ("pack", "rows")]
+NAMES += ["topk | int8 | pack", "rows:width=1", "threshold:density=.05 | fp8"]
 
 
 def data(n: int, seed: int = 0) -> np.ndarray:

@@ -203,23 +203,34 @@ def test_wrong_sizes_are_refused():
         _native.quant_encode("int8", None, e.astype(np.float64), 1024, out, scales)
 
 
-def test_numba_gives_the_same_bytes():
-    from engine.kernels import jit_quant as jit
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [0, 1, 63, 4096, 9001])
+def test_other_inputs_are_widened_on_the_way(isa, n):
+    import ml_dtypes
 
-    for n in (1, 63, 4099):
-        g, e = data(n), data(n, "gauss", 1)
-        if n > 3:
-            g[3] = np.nan
-        want = encode(plain.quant_encode, "int8", g, e, 1024)
-        got = encode(
-            lambda mode, g, e, block, out, scales, key, counter: jit.int8_encode(g, e, block, out, scales),
-            "int8",
-            g,
-            e,
-            1024,
-        )
-        assert same(want, got)
-        left, right = data(n, "gauss", 2), data(n, "gauss", 2)
-        plain.quant_decode_add("int8", *want[:2], 1024, left)
-        jit.int8_decode_add(*want[:2], 1024, right)
-        assert left.tobytes() == right.tobytes()
+    given = data(n) * np.float32(3)
+    for g in (given.astype(np.float64) * (1 + 1e-9), given.astype(ml_dtypes.bfloat16)):
+        if n > 9:
+            g[[2, 9]] = np.nan, np.inf
+        bits, wide = g if g.dtype == np.float64 else g.view(np.uint16), g.astype(np.float32)
+        for mode, block in (("sign", 2304), ("int8s", 1024), ("int4", 64)):
+            want = encode(_native.quant_encode, mode, wide, data(n, seed=1), block, counter=1 << 20, isa=isa)
+            assert same(want, encode(_native.quant_encode, mode, bits, data(n, seed=1), block, counter=1 << 20, isa=isa))
+        left, right, a, b = data(n), data(n), np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        assert _native.cast_encode("fp8", wide, left, a, isa=isa) == _native.cast_encode("fp8", bits, right, b, isa=isa)
+        assert a.tobytes() == b.tobytes() and left.tobytes() == right.tobytes()
+        _native.widen(bits, left, isa=isa)
+        assert left.tobytes() == wide.tobytes() or np.array_equal(left, wide, equal_nan=True)
+    with pytest.raises(ValueError, match="byte order"):
+        _native.cast_encode("fp8", given.astype(">f4"), data(n), np.zeros(n, np.uint8))
+
+
+def test_large_codes_go_past_the_cache_with_the_same_bytes():
+    x = data((1 << 22) + 77)
+    small, room = np.zeros(len(x), np.uint8), np.zeros(len(x) + 5, np.uint8)
+    for at in range(0, len(x), 1 << 20):
+        _native.quantise(x[at : at + (1 << 20)], 3.0, 128.0, small[at : at + (1 << 20)])
+    for isa in ISAS:
+        out = room[5:]
+        _native.quantise(x, 3.0, 128.0, out, isa=isa)
+        assert out.tobytes() == small.tobytes()

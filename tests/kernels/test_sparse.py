@@ -60,29 +60,23 @@ def test_keep_is_exact_with_ties(values, draw):
         assert np.array_equal(e, x)
 
 
-@given(st.integers(0, 400), st.integers(0, 12), st.integers(0, 2**31))
+@given(st.integers(0, 5000), st.integers(0, 2**64 - 1), st.data())
 @settings(deadline=None, max_examples=60)
-def test_rice_round_trip_and_refusals(count, low, seed):
-    n = 5000
-    index = np.sort(np.random.default_rng(seed).choice(n, count, replace=False)).astype(np.uint32)
-    out = np.zeros((count * low + 7) // 8 + (count + (n >> low)) // 8 + 16, np.uint8)
-    size = _native.rice_encode(index, n, low, out)
-    assert out[:size].tobytes() == plain.rice_encode(index, low).tobytes()
-    back = np.zeros(count, np.uint32)
-    _native.rice_decode(out[:size].copy(), n, low, back)
-    assert np.array_equal(back, index)
-    for cut in range(0, size, max(1, size // 7)):
-        with pytest.raises(ValueError):
-            _native.rice_decode(out[:cut].copy(), n, low, back)
-    if count:
-        with pytest.raises(ValueError):
-            _native.rice_decode(out[:size].copy(), int(index[-1]), low, back)
-    noise = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-    try:
-        _native.rice_decode(noise, n, low, back)
-        assert (np.diff(back.astype(np.int64)) > 0).all() and (back < n).all()
-    except ValueError:
-        pass
+def test_strata_are_plain_and_one_each(n, key, draw):
+    k = draw.draw(st.integers(0, n))
+    got, want = np.zeros(k, np.uint32), np.zeros(k, np.uint32)
+    _native.strata(n, key, got)
+    plain.strata(n, key, want)
+    assert got.tobytes() == want.tobytes()
+    edge = [i * n // max(1, k) for i in range(k + 1)]
+    assert all(low <= i < high for i, low, high in zip(got, edge[:-1], edge[1:], strict=True))
+
+
+def test_strata_draw_evenly():
+    index = np.zeros(50_000, np.uint32)
+    _native.strata(50_000 * 10, 99, index)
+    count = np.bincount(index % 10, minlength=10)
+    assert np.abs(count - 5000).max() < 5 * np.sqrt(5000 * 0.9)
 
 
 def test_foreign_indices_are_refused():

@@ -199,7 +199,7 @@ def test_owner_rule_of_ftrl_is_the_documented_one():
     total = combine(updates)
     models[0].merge(total, 4)
     g, q, own, centre, rise, ranks = total.values.astype(float).T
-    n = q + np.maximum(0, g**2 - own) * (1 - 2 / ranks)
+    n = q + np.maximum(0, g**2 - own) * 0.65 * (1 - 2 / ranks)
     z = g - centre * np.sqrt(n) / rise
     want = np.stack([-z / ((beta + np.sqrt(n)) / rate), z, n], axis=1)
     np.testing.assert_allclose(models[0].state()["model/linear"].data, want, rtol=1e-4, atol=1e-5)
@@ -270,7 +270,7 @@ def test_learn_batch_is_one_mean_step():
     got = model.state()["model/linear"].data[:, 0]
     x = np.column_stack([batch.x, np.ones(50)])
     np.testing.assert_allclose(got, 0.1 * (batch.y @ x) / 50, rtol=1e-5)
-    with pytest.raises(ConfigError, match="learn_batch"):
+    with pytest.raises(ConfigError, match="mini-batches"):
         Linear(4, learner="nag").learn_batch(batch)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from engine.errors import StoreError
 from engine.store import atomic, checkpoint
-from engine.store.checkpoint import commit, inspect, latest, load, save_part, split, step_dir
+from engine.store.checkpoint import commit, latest, load, save_part, split, step_dir
+from engine.store.describe import inspect
 from engine.types import Block
 
 META = {"engine": "0.1.0", "rows": 12, "match": {"model": "linear", "width": 4}}

@@ -35,6 +35,16 @@ class Choice:
     sources: tuple[tuple[int, ...], ...]
 
 
+def interval_s(cost_s: float, mtbf_s: float) -> float:
+    """Seconds between checkpoints that cost `cost_s` each where failures come every `mtbf_s`: J. Daly, A higher order estimate
+    of the optimum checkpoint interval, FGCS 22 (2006), equation 37; Young's sqrt(2 cost mtbf) where the cost is small.
+    """
+    if cost_s >= 2 * mtbf_s:
+        return mtbf_s
+    ratio = (cost_s / (2 * mtbf_s)) ** 0.5
+    return max(cost_s, (2 * cost_s * mtbf_s) ** 0.5 * (1 + ratio / 3 + ratio * ratio / 9) - cost_s)
+
+
 def guards(nodes: Sequence[int], copies: int = 1) -> list[list[int]]:
     """Ranks that keep a copy of each rank's shard: `copies` of them, on the next nodes; none where nodes are too few.
 

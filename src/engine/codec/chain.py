@@ -1,66 +1,103 @@
-"""What goes around a codec: EF21, two-sided feedback, momentum correction, and the elastic residual."""
+"""Chains of codecs, `topk | int8 | pack`: one frame, and error feedback against the value that is finally decoded.
+
+Only pairs that are registered can be joined, and each is fused: `first | dense` codes the values of a sparse or low-rank
+codec, whose loss returns to the same residual in the same pass; `any | pack` compresses the chunks without loss.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
-import numpy as np
-
 from ..types import Array
-from .base import Codec, State
+from .base import PACKED, Codec, Opened, Parts, State, register
+from .lowrank import Lowrank
+from .quant import Dense
+from .sparse import Sparse
 
-Range = tuple[int, int]
-
-
-def correct(g: Array, velocity: Array, momentum: float, sent: Array | None = None) -> Array:
-    """Momentum before compression (Lin et al. 2018, eq. 4): momentum * velocity + g, zero where last sent."""
-    if sent is not None:
-        velocity[sent] = 0
-    velocity *= np.float32(momentum)
-    velocity += g
-    return velocity
+Join = Callable[[Any, Any], Codec]
+FUSED: dict[tuple[type, type], Join] = {}
 
 
-def advance(codec: Codec, g: Array, state: State, step: int) -> bytes:
-    """EF21 (Richtarik et al. 2021, alg. 2): sends C(g - h), h += C(g - h); `state["estimate"]` float32 is h."""
-    h = state["estimate"]
-    fresh = {name: value for name, value in state.items() if name != "estimate"}
-    fresh["residual"][:] = 0
-    with np.errstate(invalid="ignore"):
-        frame = codec.encode(g - h, fresh, step)
-    codec.decode_add(frame, h)
-    return frame
+def fuse(first: type, second: type) -> Callable[[Join], Join]:
+    """Function decorator: how a codec of class `first` followed by one of class `second` becomes one codec."""
+
+    def add(made: Join) -> Join:
+        FUSED[first, second] = made
+        return made
+
+    return add
 
 
-def relay(codec: Codec, frames: Sequence[Any], state: State, step: int) -> bytes:
-    """The second side: decode what ranks sent, sum in rank order, encode the sum with the owner's own residual."""
-    total = np.zeros_like(state["residual"])
-    for frame in frames:
-        codec.decode_add(frame, total)
-    return codec.encode(total, state, step)
+def join(first: Codec, second: Codec) -> Codec:
+    """`first | second`; ValueError says what can follow `first`."""
+    for one in type(first).__mro__:
+        for two in type(second).__mro__:
+            if (one, two) in FUSED:
+                return FUSED[one, two](first, second)
+    can = sorted({two.__name__.lower() for one, two in FUSED if isinstance(first, one)})
+    raise ValueError(f"chain: {second.name or type(second).__name__} cannot follow {first.name}: expected {', '.join(can)}")
 
 
-def gather(parts: Sequence[Mapping[Range, Array]]) -> dict[Range, Array]:
-    """Sum over ranks of residuals keyed by parameter range [start, stop): what a checkpoint keeps, float64, O(n)."""
-    total: dict[Range, Array] = {}
-    for part in parts:
-        for where, e in part.items():
-            if len(e) != where[1] - where[0]:
-                raise ValueError(f"residual of {where}: found {len(e)} elements")
-            total[where] = total[where] + e if where in total else e.astype(np.float64)
-    return total
+@register("pack")
+class Pack(Codec):
+    """The last stage of a chain: every chunk by zstd, lz4 or lzma where that is shorter. No codec by itself."""
+
+    def __init__(self, codec: str = "zstd", level: int = 1) -> None:
+        self.name, self.level, self.by = "pack", level, codec
+
+    def init(self, n: int) -> State:
+        raise ValueError("pack: no codec by itself: put it behind one, as in `int8 | pack`")
 
 
-def spread(total: Mapping[Range, Array], ranks: int) -> list[dict[Range, Array]]:
-    """The summed residual to `ranks` new ranks, each its own contiguous share: the sum stays, no element is doubled."""
-    if ranks < 1:
-        raise ValueError(f"spread: expected at least one rank, found {ranks}")
-    made: list[dict[Range, Array]] = [{} for _ in range(ranks)]
-    for (start, stop), e in total.items():
-        edge = [(stop - start) * r // ranks for r in range(ranks + 1)]
-        for rank in range(ranks):
-            share = np.zeros(stop - start, np.float32)
-            share[edge[rank] : edge[rank + 1]] = e[edge[rank] : edge[rank + 1]]
-            made[rank][start, stop] = share
+class Packed(Codec):
+    """A codec whose chunks are compressed."""
+
+    def __init__(self, inner: Codec, pack: Pack) -> None:
+        self.inner, self.pack = inner, pack
+        self.family, self.name, self.seed = inner.family, inner.name, inner.seed
+        self.unbiased = inner.unbiased
+
+    def init(self, n: int) -> State:
+        return self.inner.init(n)
+
+    def parts(self, g: Array, state: State, step: int) -> Parts:
+        from .pack import pack_encode
+
+        made = self.inner.parts(g, state, step)
+        made.modes, made.items = [0] * len(made.chunks), [0] * len(made.chunks)
+        for at, chunk in enumerate(made.chunks):
+            packed = pack_encode(chunk, chunk.itemsize, codec=self.pack.by, level=self.pack.level)
+            if len(packed) < chunk.nbytes:
+                made.modes[at], made.items[at] = PACKED, chunk.nbytes
+                made.chunks[at] = memoryview(packed)
+        return made
+
+    def add(self, opened: Opened, acc: Array) -> None:
+        self.inner.add(opened, acc)
+
+    def ratio(self, n: int) -> float:
+        """At least that of the codec behind it."""
+        return self.inner.ratio(n)
+
+    def contraction(self, n: int) -> float:
+        return self.inner.contraction(n)
+
+
+@fuse(Sparse, Dense)
+@fuse(Lowrank, Dense)
+def values(first: Any, second: Dense) -> Codec:
+    """Values of `first` coded by `second`: one residual, which takes back what `second` loses."""
+    if first.chosen:
+        raise ValueError(f"chain: {first.name} has codes for its values already")
+    made: Codec = copy(first)
+    made.use(second)  # type: ignore[attr-defined]
     return made
+
+
+@fuse(Codec, Pack)
+def packed(first: Codec, second: Pack) -> Codec:
+    if isinstance(first, Packed):
+        raise ValueError(f"chain: {first.name} is packed already")
+    return Packed(first, second)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..errors import FrameError
 from ..types import Array
-from .base import Opened, State, floats, register, residual, seal
+from .base import Opened, Parts, State, floats, register, residual
+from .quant import Dense, Valued
 
 
 @register("lowrank")
-class Lowrank:
-    """x as (rows, columns) near sqrt(n), sent as P (rows, rank) orthonormal and Q (columns, rank).
+class Lowrank(Valued):
+    """x as (rows, columns) near sqrt(n), sent as P (rows, rank) orthonormal and Q (columns, rank), coded by `values`.
 
     Matrix products are BLAS's: results are bounded, not the same bytes on every machine. C(x) = P P'x is a projection,
     so it never lengthens the error: contraction >= 0, and the energy of the captured directions in practice.
     """
 
-    unbiased = False
+    family = "lowrank"
+    word = "lowrank"
 
-    def __init__(self, rank: int = 4, seed: int = 0) -> None:
+    def __init__(self, rank: int = 4, seed: int = 0, values: str | Dense | None = None) -> None:
         if rank < 1:
             raise ValueError(f"lowrank: rank {rank}, expected at least 1")
         self.rank, self.seed = rank, seed
+        super().__init__(values)
 
     def shape(self, n: int) -> tuple[int, int]:
         rows = max(1, int(n**0.5))
@@ -36,7 +37,7 @@ class Lowrank:
         warm = np.random.default_rng(self.seed).standard_normal((columns, rank), np.float32)
         return {"residual": np.zeros(n, np.float32), "warm": warm}
 
-    def encode(self, g: Array, state: State, step: int) -> bytes:
+    def parts(self, g: Array, state: State, step: int) -> Parts:
         x = floats(g)
         n = len(x)
         e = residual(state, n)
@@ -50,32 +51,25 @@ class Lowrank:
         left = np.linalg.qr(matrix.reshape(rows, columns) @ state["warm"])[0].astype(np.float32)
         right = matrix.reshape(rows, columns).T @ left
         state["warm"][:] = np.where(np.abs(right).max(axis=0, initial=0) > 0, right, state["warm"])
+        factors = np.concatenate([left.reshape(-1), right.reshape(-1)])
+        sent = factors.copy()
+        made = self.values.codes(None, factors, step)
+        if self.values.name != "f32":  # feedback against what the receiver will have
+            sent -= factors
+        left, right = sent[: left.size].reshape(left.shape), sent[left.size :].reshape(right.shape)
         e[:] = total - (left @ right.T).reshape(-1)[:n]
-        return seal(
-            "lowrank",
-            "lowrank",
-            g,
-            [np.ascontiguousarray(left), np.ascontiguousarray(right)],
-            count=left.shape[1],
-            seed=self.seed,
-            step=step,
-            bad=int(bad.sum()),
-        )
+        return Parts(made.chunks, block=made.block, count=state["warm"].shape[1], bad=int(bad.sum()))
 
-    def decode_add(self, frame: Any, acc: Array) -> None:
-        opened = Opened(frame, "lowrank", "lowrank", acc.size)
+    def add(self, opened: Opened, acc: Array) -> None:
         rows, columns = self.shape(acc.size)
         rank = opened.count
         if rank > min(rows, columns):
             raise FrameError(f"lowrank: rank {rank} of {rows} by {columns}")
-        left = opened.chunk(0, np.float32, rows * rank).reshape(rows, rank)
-        right = opened.chunk(1, np.float32, columns * rank).reshape(columns, rank)
-        flat = acc.reshape(-1)
-        flat += (left @ right.T).reshape(-1)[: acc.size]
+        factors = np.zeros((rows + columns) * rank, np.float32)
+        self.values.add_codes(opened, 0, factors)
+        left, right = factors[: rows * rank].reshape(rows, rank), factors[rows * rank :].reshape(columns, rank)
+        acc += (left @ right.T).reshape(-1)[: acc.size]
 
     def ratio(self, n: int) -> float:
         rows, columns = self.shape(n)
-        return n / max(1, min(self.rank, rows, columns) * (rows + columns))
-
-    def contraction(self, n: int) -> float:
-        return 0.0
+        return 32 * n / max(1.0, self.values.bits(min(self.rank, rows, columns) * (rows + columns)))

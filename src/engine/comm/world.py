@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import PeerError
+from engine.errors import PeerError, PeerLost
 from engine.types import Array, Op
 
 WHO_TAG = 7
 RELAY_TAG = 8
 SPIN_S = 0.002
 SLOW_BYTES_S = 2.5e8  # a transfer slower than this is waiting for somebody
+ABANDONED: list[Any] = []
 PIECE_BYTES = 1 << 30  # a longer message goes in pieces: counts of MPI 3 end at 2^31
 
 
@@ -61,10 +62,12 @@ class World:
             ours.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.timeout_s, self._watch, self._absent = timeout_s, watch or nullcontext, absent
+        self.alarm: Callable[[], str] = str  # says why every wait must be called off, or ""
         self.sent = self.received = 0
         self.kept: dict[str, Any] = {}
         node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.node_rank, self.node_size = node.Get_rank(), node.Get_size()
+        self.node = node.bcast(self.rank)  # the first rank of the node names it
         first = np.array([self._comm.Get_rank()], np.int64)
         node.Bcast([first, self._mpi.BYTE], 0)
         node.Free()
@@ -74,6 +77,11 @@ class World:
         self._crowded = self.node_size > len(os.sched_getaffinity(0))
         self._bytes = self._mpi.BYTE
         self._step = 0
+
+    @property
+    def comm(self) -> Any:
+        """The duplicate this Link works on, for `comm/repair.py`."""
+        return self._comm
 
     def vote(self, values: Array, *, name: str) -> Array:
         mine = np.ascontiguousarray(values)
@@ -229,6 +237,10 @@ class World:
                 waited = time.monotonic() - began
                 if waited > self.timeout_s:
                     raise late(name, waited)
+                if why := self.alarm():
+                    ABANDONED.append(done)  # MPI may still write into its buffers
+                    raise PeerLost(f"rank {self.rank} called off {name!r}: {why}",
+                                   fix="resume from node memory or the last checkpoint")
                 if waited > spin_s:
                     time.sleep(pause)
                     pause = min(pause * 1.1, longest)

@@ -14,7 +14,7 @@ from engine.types import Array, Batch, Block, State, Update
 
 Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
 Learner = Literal["sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"]
-Rule = Literal["owner", "add", "average", "touch"]
+Rule = Literal["owner", "add", "average", "touch", "conflict"]
 
 RATE = {"sgd": 0.05, "adagrad": 0.1, "ftrl": 0.17, "nag": 0.5, "pa1": 1.0, "pa2": 1.0}
 Memory = Callable[[int], Array]
@@ -40,8 +40,9 @@ class Linear:
     with the statistics of the rows before it, then the scaler learns it.
     `batch` > 0: `learn` is `learn_batch` of so many rows at a time.
     `merge`: owner (the learner's rule, see csrc/learn/merge.h), add, average or touch (changes of state over all ranks,
-    or over the ranks that touched a row).  `memory(rows)`: gives the block, zeros float32 `(rows, 4)`, where it is not
-    the model's own.  `bad`: rows with NaN or Inf in them, scored (NaN or Inf) but never learned.
+    or over the ranks that touched a row), conflict (added, but only as far as the ranks' gradients disagree).
+    `memory(rows)`: gives the block, zeros float32 `(rows, 4)`, where it is not the model's own.  `bad`: rows with NaN or
+    Inf in them, scored (NaN or Inf) but never learned.
 
     >>> model = Linear(2, learner="pa1", loss="hinge")
     >>> model.learn_one(np.array([1, 2], np.float32), 1.0)
@@ -193,6 +194,31 @@ class Linear:
         for path, array in mine.items():
             array[...] = state[path].data
         self._mark_base()
+
+    def follow(self, leader: Linear, keys: Array) -> None:
+        """Takes the rows `keys` of `leader`, its clock and scaler; they become the base, what was learned here is dropped."""
+        self._native.rebase()
+        rows = keys[: np.searchsorted(keys, len(self._block))]
+        self._block[rows, :3] = leader._block[rows, :3]
+        self._clock[:] = leader._clock
+        if self._scale is not None:
+            self._scale[:] = leader._scale
+        self._mark_base()
+
+    def put(self, rows: Array, values: Array) -> None:
+        """Rows of the block, uint32, take float32 `(m, 3)`; they become the base. FTRL's w follows from its z and n."""
+        self._native.rebase()
+        if self.options["learner"] == "ftrl":
+            o, z, n = self.options, values[:, 1], values[:, 2]
+            over = np.maximum(np.abs(z) - np.float32(o["l1"]), 0)
+            slope = (np.float32(o["beta"]) + np.sqrt(n)) / np.float32(o["rate"]) + np.float32(o["l2"])
+            values[:, 0] = -np.sign(z) * over / slope
+        self._block[rows, :3] = values
+        self._mark_base()
+
+    def pace(self, factor: float) -> None:
+        """Steps by `factor` times the rate of the options from here on; FTRL's past steps are scaled with it."""
+        self._native.pace(self.options["rate"] * factor)
 
     def fork(self) -> Linear:
         """A replica with the same state and base, for another thread; it shares nothing."""

@@ -14,14 +14,20 @@ from engine.errors import ConfigError
 from engine.types import Array, Model, Policy, Schema
 
 # Module of this room for each kind, imported when it is first asked for.
-HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense"}
+HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense", "factor": "factor", "tree": "forest", "forest": "forest",
+        "kmeans": "cluster", "bayes": "stats", "ridge": "stats"}
+
+
+# Section of the configuration that holds a kind's own options, where it is not of the kind's name.
+SECTION = {"forest": "tree", "kmeans": "stats", "ridge": "stats"}
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a builder needs. `options`: the settings that were given, by name; `classes`: labels of a multi-class task,
     else 1; `merge`: how totals are applied; `tracked`: whether updates are asked for; `policy`: the chain of a model
-    that gives gradients; `memory(rows)`: where the rows of a linear model live, if not in its own memory.
+    that gives gradients; `detect()` makes a drift detector for a model that has use for one; `memory(rows)`: where the
+    rows of a linear model live, if not in its own memory.
     """
 
     schema: Schema
@@ -31,6 +37,7 @@ class Spec:
     tracked: bool = True
     seed: int = 0
     policy: Policy | None = None
+    detect: Callable[[], Any] | None = None
     memory: Callable[[int], Array] | None = None
 
     def pick(self, *names: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ MORE = 64  # further changed entries in an answer to a stale sender
 
 
 def bits_for(ranks: int) -> int:
-    """Slots for so many ranks, as a power of two: at least 64 a rank (balance), 2^16 to 2^20."""
-    return min(20, max(16, (64 * ranks - 1).bit_length()))
+    """Slots for so many ranks, as a power of two: 256 a rank where 2^20 allow it, at least 2^16."""
+    return min(20, max(16, (256 * ranks - 1).bit_length()))
 
 
 class Ledger:
@@ -99,6 +99,10 @@ class Ledger:
         spare = (1 << bits) // 4 if spare is None else spare
         return 64 + sum(-(-np.dtype(kind).itemsize * count // 64) * 64 for _, kind, count in
                         cls._layout(bits, ranks, backups, spare))
+
+    def arrays(self) -> tuple[Array, ...]:
+        """Head, owner, epoch, stamp, state, backups and forks as the native node takes them: the memory itself, flat."""
+        return (self._head, self.owner, self.epoch, self.stamp, self.state, self.backup.reshape(-1), self.forks.reshape(-1))
 
     @property
     def version(self) -> int:

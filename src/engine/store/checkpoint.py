@@ -23,6 +23,8 @@ from ..errors import FrameError, StoreError
 from ..kernels import _native
 from ..types import Array, Block, State
 from .atomic import make_dir, move_dir, refused, remove_dir, write_file
+from .chain import Ranges, grown, overlay, write_delta
+from .record import Record
 
 FORMAT = 1
 CHUNK_BYTES = 2 << 20
@@ -186,7 +188,15 @@ def _frames(
         pieces.append(Piece(path, start, stop, each, tuple(offsets), at))
 
 
-def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping[str, Any], *, keep: int = 2) -> Path:
+def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any]) -> PartInfo:
+    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is."""
+    file = f"part-{record.shard:04d}-of-{record.shards:04d}.bin"
+    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges)
+    return PartInfo(file, size, crc, (), dict(layout))
+
+
+def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping[str, Any], *, keep: int = 2,
+           base: int | None = None) -> Path:
     """Close the checkpoint: check that the parts hold every row once, write the manifest, rename, remove what is older.
 
     `meta` is JSON: engine version, rows, cursors, seed, the config that must match under "match".  One rank calls it,
@@ -199,14 +209,17 @@ def commit(root: Path | str, step: int, parts: Sequence[PartInfo], meta: Mapping
         for path, shape in part.layout.items():
             if layout.setdefault(path, shape) != shape:
                 raise StoreError(f"ranks disagree on block {path}: {layout[path]} and {shape}", where=str(folder))
-    _tile(layout, parts, folder)
+    if base is None:
+        _tile(layout, parts, folder)
+    elif (found := problem_of(step_dir(root, base), deep=False)) is not None:
+        raise StoreError(f"the checkpoint of step {base} that this one goes on from is damaged: {found}", where=str(folder))
     body = {
         "format": FORMAT,
         "step": step,
         "layout": layout,
         "parts": [asdict(part) | {"layout": None} for part in parts],
         "meta": dict(meta),
-    }
+    } | ({} if base is None else {"base": base})
     _sweep(folder, {part.file for part in parts})
     write_file(folder / "manifest.json", [_manifest_bytes(body)])
     if target.exists():
@@ -250,17 +263,28 @@ def _prune(root: Path, step: int, keep: int) -> None:
     """Keep `step`, the `keep - 1` newest intact before it and any intact after it; remove the others and what kills
     left behind.
     """
-    older = 0
+    older, needed = 0, bases(root, step)
     for number in reversed(steps(root)):
         folder = step_dir(root, number)
         if number == step:
             continue
-        intact = not _problem(folder, deep=False)
+        intact = not problem_of(folder, deep=False)
         older += intact and number < step
-        if not intact or (number < step and older >= keep):
+        if not intact or (number < step and older >= keep and number not in needed):
             remove_dir(folder)
+        elif intact:
+            needed |= bases(root, number)
     for stale in root.glob(".step-*"):
         remove_dir(stale)
+
+
+def bases(root: Path | str, step: int) -> set[int]:
+    """Steps of the checkpoints that this one goes on from."""
+    found: set[int] = set()
+    while (base := manifest_of(step_dir(root, step)).get("base")) is not None and base not in found:
+        found.add(base)
+        step = base
+    return found
 
 
 def steps(root: Path | str) -> list[int]:
@@ -279,9 +303,9 @@ def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
     problems: list[str] = []
     for step in reversed(steps(root)):
         folder = step_dir(root, step)
-        found = _problem(folder, deep=deep)
+        found = problem_of(folder, deep=deep)
         if found is None:
-            return Checkpoint(folder, step, _manifest(folder), problems)
+            return Checkpoint(folder, step, manifest_of(folder), problems)
         problems.append(f"{folder}: {found}")
     if problems:
         raise StoreError(
@@ -295,13 +319,13 @@ def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
 def open_checkpoint(folder: Path | str) -> Checkpoint:
     """The checkpoint in this directory, verified; StoreError says what is wrong with it."""
     folder = Path(folder)
-    if (found := _problem(folder, deep=True)) is not None:
+    if (found := problem_of(folder, deep=True)) is not None:
         raise StoreError(f"checkpoint is damaged: {found}", where=str(folder), fix="use the one before it")
-    manifest = _manifest(folder)
+    manifest = manifest_of(folder)
     return Checkpoint(folder, manifest["step"], manifest)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest; FrameError where it is damaged, StoreError where its format is another."""
     raw = (folder / "manifest.json").read_bytes()
     try:
@@ -322,18 +346,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return body
 
 
-def _problem(folder: Path, *, deep: bool) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def problem_of(folder: Path, *, deep: bool, alone: bool = False) -> str | None:
+    """What is wrong with a checkpoint, or None; `alone`: without those it goes on from."""
     try:
-        manifest = _manifest(folder)
+        manifest = manifest_of(folder)
         if step_dir(folder.parent, manifest["step"]).name != folder.name:
             return f"manifest.json is of step {manifest['step']}"
+        if (base := manifest.get("base")) is not None and not alone:
+            found = "a later one" if base >= manifest["step"] else problem_of(step_dir(folder.parent, base), deep=deep)
+            if found is not None:
+                return f"it goes on from step {base}: {found}"
         for part in manifest["parts"]:
             path = folder / part["file"]
             size = path.stat().st_size
             if size != part["size"]:
                 return f"{part['file']}: expected {part['size']} bytes, found {size}"
-            if deep and (crc := _file_crc(path)) != part["crc"]:
+            if deep and (crc := file_crc(path)) != part["crc"]:
                 return f"{part['file']}: checksum expected {part['crc']:08x}, found {crc:08x}"
     except FrameError as error:
         return error.message
@@ -344,7 +372,7 @@ def _problem(folder: Path, *, deep: bool) -> str | None:
     return None
 
 
-def _file_crc(path: Path) -> int:
+def file_crc(path: Path) -> int:
     crc, buffer = 0, bytearray(CHUNK_BYTES)
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -369,6 +397,8 @@ def load(
     if match is not None:
         check_match(checkpoint.meta, match, str(checkpoint.path))
     manifest = checkpoint.manifest
+    if manifest.get("base") is not None:
+        return _forward(checkpoint, rows or {}, unpack), checkpoint.meta
     state: State = {}
     for path, layout in manifest["layout"].items():
         total = layout["shape"][0]
@@ -383,6 +413,19 @@ def load(
                 if piece["path"] == path and max(piece["start"], start) < min(piece["stop"], stop):
                     _read_piece(checkpoint, part["file"], piece, state[path], start, unpack)
     return state, checkpoint.meta
+
+
+def _forward(checkpoint: Checkpoint, rows: Mapping[str, tuple[int, int]], unpack: Unpack | None) -> State:
+    """The base's blocks, brought forward by this checkpoint's rows."""
+    manifest, folder = checkpoint.manifest, step_dir(checkpoint.path.parent, checkpoint.manifest["base"])
+    base = Checkpoint(folder, manifest["base"], manifest_of(folder))
+    known = {path: layout["shape"][0] for path, layout in base.manifest["layout"].items()}
+    same = {path: at for path, at in rows.items() if known.get(path) == checkpoint.rows[path]}
+    state, _ = load(base, rows=same, unpack=unpack)
+    state = grown(state, manifest["layout"], rows)
+    for part in manifest["parts"]:
+        overlay(state, manifest["layout"], checkpoint.path / part["file"], rows, checkpoint.step)
+    return state
 
 
 def check_match(meta: Mapping[str, Any], match: Mapping[str, Any], where: str) -> None:
@@ -437,40 +480,3 @@ def _decoded(frame: Frame, path: str, low: int, high: int, step: int, unpack: Un
     dtype = numpy_dtype(frame.dtype)
     size = dtype.itemsize * int(np.prod(frame.shape, dtype=object))
     return np.frombuffer(flat(unpack(frame.chunk(0), size)), dtype).reshape(frame.shape)
-
-
-def inspect(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint, or a directory of them, holds, as JSON-ready values; StoreError where it holds none."""
-    path = Path(path)
-    if (path / "manifest.json").exists():
-        return _describe(open_checkpoint(path))
-    if not steps(path):
-        raise StoreError(
-            "expected a checkpoint or a directory of them, found neither",
-            where=str(path),
-            fix="give DIR or DIR/step-NNNNNNNNNNNN of a run with --checkpoint DIR",
-        )
-    found = latest(path)
-    assert found is not None
-    return _describe(found) | {"steps": steps(path)}
-
-
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    manifest = checkpoint.manifest
-    blocks = {
-        path: layout
-        | {"size_bytes": numpy_dtype(layout["dtype"]).itemsize * int(np.prod(layout["shape"], dtype=object))}
-        for path, layout in manifest["layout"].items()
-    }
-    parts = [
-        {"file": part["file"], "size_bytes": part["size"], "crc32c": f"{part['crc']:08x}"} for part in manifest["parts"]
-    ]
-    return {
-        "path": str(checkpoint.path),
-        "step": checkpoint.step,
-        "format": manifest["format"],
-        "parts": parts,
-        "blocks": blocks,
-        "meta": manifest["meta"],
-        "problems": checkpoint.problems,
-    }

@@ -163,6 +163,14 @@ class Lines:
             self._file = -1
 
 
+def keep(path: Path, text: str) -> None:
+    """Write a small file of the run directory; StoreError where the disk refuses."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise StoreError(f"cannot write: {error.strerror}", where=str(path), fix="free some space on this disk") from error
+
+
 def read_lines(path: Path | str) -> list[dict[str, Any]]:
     """Records of a .jsonl file; a last line cut by a crash is left out."""
     records = []

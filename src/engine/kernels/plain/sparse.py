@@ -47,11 +47,19 @@ def topk(g: Array, e: Array, k: int) -> tuple[Array, Array]:
     return index[:k], value[:k]
 
 
-def rice_encode(index: Array, low: int) -> Array:
-    """Gaps of ascending indices: `low` bits each, packed; then quotients in unary, zeros closed by a one."""
-    gap: Array = np.diff(index.astype(np.int64), prepend=-1) - 1
-    bits = (gap[:, None] >> np.arange(low) & 1).astype(np.uint8)
-    ends = np.cumsum((gap >> low) + 1) - 1
-    unary = np.zeros(int(ends[-1]) + 1 if len(ends) else 0, np.uint8)
-    unary[ends] = 1
-    return np.concatenate([np.packbits(bits.ravel(), bitorder="little"), np.packbits(unary, bitorder="little")])
+def strata(n: int, key: int, index: Array) -> None:
+    """One index of each of len(index) strata of n elements, drawn from the key: a 32-bit fraction of its width."""
+    k = len(index)
+    edge = np.array([i * n // max(1, k) for i in range(k + 1)], np.uint64)
+    with np.errstate(over="ignore"):
+        x = (edge[:-1] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    index[:] = edge[:-1] + ((x >> np.uint64(32)) * np.diff(edge) >> np.uint64(32))
+
+
+def scatter_add(index: Array, value: Array, acc: Array) -> None:
+    """acc[index] += value, one after another; ValueError, with nothing added, where an index is past the end."""
+    if len(index) and int(index.max()) >= len(acc):
+        raise ValueError("scatter: an index is past the end")
+    np.add.at(acc, index, value)

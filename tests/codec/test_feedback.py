@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.codec import chain, lowrank, quant, sparse  # noqa: F401  (they register themselves)
-from engine.codec.base import codec
+from engine.codec import feedback
+from engine.codec import make as codec
 
 
 def data(n: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def test_ef21_estimate_reaches_a_constant_gradient(name):
     state = made.init(2000) | {"estimate": np.zeros(2000, np.float32)}
     far = np.zeros(2000, np.float32)
     for step in range(300):
-        made.decode_add(chain.advance(made, g, state, step), far)
+        made.decode_add(feedback.advance(made, g, state, step), far)
     assert far.tobytes() == state["estimate"].tobytes()  # both ends hold the same estimate
     assert np.sum((far - g) ** 2) < 0.05 * np.sum(g**2)
 
@@ -33,7 +33,7 @@ def test_relay_sums_ranks_and_keeps_what_it_cannot_send():
     for step in range(5):
         g = [data(3000, 10 * step + r) for r in range(3)]
         made.decode_add(
-            chain.relay(made, [made.encode(x, s, step) for x, s in zip(g, ranks, strict=True)], owner, step), sent
+            feedback.relay(made, [made.encode(x, s, step) for x, s in zip(g, ranks, strict=True)], owner, step), sent
         )
         total += sum(g)
     left = sum(s["residual"].astype(np.float64) for s in [*ranks, owner])
@@ -43,7 +43,7 @@ def test_relay_sums_ranks_and_keeps_what_it_cannot_send():
 def test_momentum_is_cleared_where_it_was_sent():
     velocity = np.ones(4, np.float32)
     assert np.array_equal(
-        chain.correct(np.ones(4, np.float32), velocity, 0.5, np.array([1])), np.float32([1.5, 1, 1.5, 1.5])
+        feedback.correct(np.ones(4, np.float32), velocity, 0.5, np.array([1])), np.float32([1.5, 1, 1.5, 1.5])
     )
 
 
@@ -51,14 +51,14 @@ def test_momentum_is_cleared_where_it_was_sent():
 @settings(deadline=None, max_examples=40)
 def test_residual_sum_survives_any_change_of_ranks(old, new, n):
     parts = [{(0, n): data(n, r), (n, n + 7): data(7, r + 50)} for r in range(old)]
-    before = chain.gather(parts)
-    after = chain.gather(chain.spread(before, new))
+    before = feedback.gather(parts)
+    after = feedback.gather(feedback.spread(before, new))
     for where, e in before.items():
         assert np.all(np.abs(after[where] - e) <= np.spacing(np.abs(e).astype(np.float32)))
-    again = chain.gather(chain.spread(after, old))
+    again = feedback.gather(feedback.spread(after, old))
     assert all(again[w].tobytes() == after[w].tobytes() for w in after)
     with pytest.raises(ValueError):
-        chain.gather([{(0, 3): np.zeros(2, np.float32)}])
+        feedback.gather([{(0, 3): np.zeros(2, np.float32)}])
 
 
 def test_lowrank_learns_a_low_rank_matrix():

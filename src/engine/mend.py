@@ -1,0 +1,90 @@
+"""Recovery in place: the survivors of a death go on in the same processes, from node memory, in five timed steps.
+
+    isolate      the dead are known, their communicator is given up, the survivors have one of their own
+    recover      every shard of the last committed step, from node memory
+    repair       shards, copies and cursors dealt to the ranks that are left
+    synchronise  all ranks hold one digest of the whole state
+    verify       the canary rows are predicted with the same bits as before; the next step that commits closes the record
+
+Where a step fails or takes too long the error goes on, the job ends, and the supervisor relaunches it (the next tier).
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine import job as jobs
+from engine import loop, protect
+from engine.cluster import recover as plans
+from engine.comm import sync
+from engine.config import Config
+from engine.errors import PeerError
+from engine.types import Link, Source
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a job is made from again: `prepare(config, link, source, diary, guard)` -> job, protection, meta."""
+
+    config: Config
+    source: Source
+    diary: Any
+    guard: Any
+    prepare: Callable[..., Any]
+
+
+def tiers(link: Link) -> str:
+    """The tiers that work here, in order, and what would enable a better one."""
+    if link.size == 1:
+        return "relaunch from node memory, then the file system"
+    from engine.comm import repair
+
+    how = repair.mode_cached()
+    if how:
+        return f"in place ({how}), then relaunch from node memory, then the file system"
+    return f"relaunch from node memory, then the file system; in place needs {repair.advice()}"
+
+
+def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
+         means: Means) -> tuple[loop.Job, protect.Protection]:
+    """The job, with the ranks that are left; raises `error` where it is no death or nothing can be done in place."""
+    from engine.comm import repair
+
+    if shield is None or job.link.size == 1 or not repair.lost(error) or not repair.mode_cached():
+        raise error
+    plan, _ = plans.recovery(plans.TIERS[:1], time.monotonic())
+    dead = len(shield.pulse.lost)
+    try:
+        with means.guard.watch("recovery in place"):
+            shield.close(done=False)
+            comm = repair.survivors(job.link, least=dead, timeout_s=2.0)
+            link = jobs.connect(comm, timeout_s=min(5.0, means.config.loop.stall_timeout), watch=means.guard.watch)
+            plan = _passed(plan)
+        job.team.close()
+        means.guard.rank = link.rank
+        means.diary.move(link)
+        fresh, guarded, before = means.prepare(means.config, link, means.source, means.diary, means.guard)
+        if before is None:
+            raise PeerError("node memory held no step that is whole")
+        plan = _passed(_passed(plan))
+        sync.same(link, (fresh.clock.step, fresh.clock.rows, guarded.whole_digest(fresh)), "the recovered state")
+        plan = _passed(plan)
+        protect.check_canary(before, fresh)
+        plan = _passed(plan)
+    except Exception as problem:
+        plan, _ = plans.advance(plan, plans.Failed(time.monotonic(), str(problem)))
+        raise PeerError(f"recovery in place failed at {plan.failed[-1]}",
+                        fix="the supervisor starts the run again") from problem
+    link.timeout_s = means.config.loop.stall_timeout  # type: ignore[attr-defined]
+    spent = {name: round(seconds, 4) for name, seconds in plan.spent.items()}
+    means.diary.note(f"in place: {dead} lost, {link.size} ranks go on from step {fresh.clock.step}, "
+                     + ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in spent.items()))
+    means.diary.event("recovery", fresh.clock.rows, tier="in place", step=fresh.clock.step, ranks=link.size, spent=spent)
+    protect.audit("recovery", tier="in place", step=fresh.clock.step, ranks=link.size, spent=spent, rank=link.rank)
+    return fresh, guarded
+
+
+def _passed(plan: plans.Recovery) -> plans.Recovery:
+    return plans.advance(plan, plans.Passed(time.monotonic()))[0]

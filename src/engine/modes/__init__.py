@@ -1,0 +1,69 @@
+"""Ways to run a job: lock-step, bounded staleness, asynchronous owners, gossip, local steps, or what measurement calls for.
+
+`exchange.mode`: bsp | ssp:N | asp | gossip[:random|ring|exponential] | local:H | auto
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from engine import job as jobs
+from engine import loop
+from engine.config import Config
+from engine.errors import ConfigError
+
+MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
+
+
+def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text: None) -> Iterator[loop.Event]:
+    """The events of the run in the mode of the configuration; a job of one worker has nobody to agree with."""
+    mode, _, number = config.exchange.mode.partition(":")
+    if mode == "bsp" and config.update.strategy == "decentralised":
+        mode = "gossip"
+    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact"):
+        return loop.run(job)
+    _check(config, mode)
+    power = config.exchange.damp
+    if mode in ("bsp", "local"):
+        from engine.modes import coding
+        from engine.modes.local import Outer
+
+        total: coding.Sum = coding.plain
+        if config.exchange.codec != "exact":
+            total = coding.Coding(config.exchange.codec, config.exchange.route, note, config.exchange.explain)
+        job.exchange = coding.exchange(total)
+        if mode == "local":
+            job.exchange = Outer(job.team.models[0], config.exchange.momentum, total)
+            job.k = jobs.interval(config) * int(number)
+        return loop.run(job)
+    if job.link.size == 1:
+        return loop.run(job)  # threads of one rank share a clock
+    if job.keeper is not None:
+        raise ConfigError(f"exchange.mode={mode}: copies in node memory are kept step by step, in lock-step",
+                          fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
+    if mode == "ssp":
+        from engine.modes.stale import Stale
+
+        return Stale(job, int(number), power).run()
+    if mode == "asp":
+        from engine.modes.owner import Owner
+
+        return Owner(job, power).run()
+    if mode == "gossip":
+        from engine.modes.gossip import Gossip
+
+        return Gossip(job, number or "exponential", config.run.seed).run()
+    from engine.modes.auto import Auto
+
+    return Auto(job, config.exchange.budget, note, power).run()
+
+
+def _check(config: Config, mode: str) -> None:
+    if config.exchange.split == "keys":
+        raise ConfigError(f"exchange.mode={mode}: with exchange.split=keys the workers share one model",
+                          fix="exchange.split=rows, or exchange.mode=bsp")
+    if config.exchange.codec != "exact" and mode not in ("bsp", "local"):
+        raise ConfigError(f"exchange.mode={mode}: codecs are for lock-step, found exchange.codec={config.exchange.codec}",
+                          fix="exchange.codec=exact, or exchange.mode=bsp")
+    if isinstance(config.exchange.every, float) and mode != "bsp":
+        raise ConfigError(f"exchange.mode={mode}: expected exchange.every in rows, found {config.exchange.every:g} s",
+                          fix="exchange.every=256")
