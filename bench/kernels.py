@@ -34,7 +34,7 @@ def crc32c(setting: Setting) -> Iterator[Row]:
 
 @case("kernels", "hash64")
 def hash64(setting: Setting) -> Iterator[Row]:
-    """The positional additive hash of 32-bit words; memory beside it is what `e += g` reads and writes."""
+    """The positional additive hash of 64-bit words; memory beside it is what `e += g` reads and writes."""
     for place, size in SIZES.items():
         words = np.random.default_rng(1).integers(0, 1 << 32, size // 4, np.uint32)
         e, g = np.zeros(size // 12, np.float32), np.ones(size // 12, np.float32)

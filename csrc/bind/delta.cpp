@@ -144,13 +144,4 @@ void bind_delta(py::module_& m) {
         }
         need(ok, "series_decode: not a column of this many elements");
     }, py::arg("kind"), py::arg("data").noconvert(), py::arg("out").noconvert(), py::kw_only(), py::arg("isa") = "");
-    m.def("hash_bytes", [](const py::buffer& data, std::size_t first, const std::string& isa) {
-        const auto info = data.request();
-        need(PyBuffer_IsContiguous(info.view(), 'C'), "hash_bytes: expected a C-contiguous buffer");
-        need(first % 4 == 0, "hash_bytes: expected to begin at a word");
-        const auto size = static_cast<std::size_t>(info.size) * static_cast<std::size_t>(info.itemsize);
-        const auto& check = engine::check::ops(level(isa));
-        py::gil_scoped_release release;
-        return hash(check, static_cast<const u8*>(info.ptr), size, first);
-    }, py::arg("data"), py::arg("first") = 0, py::kw_only(), py::arg("isa") = "");
 }

@@ -32,16 +32,22 @@ inline std::uint32_t crc32c(const std::uint8_t* data, std::size_t size, std::uin
     return ~c;
 }
 
-inline std::uint64_t mix(std::uint64_t x) {  // splitmix64 finaliser
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBull;
-    return x ^ x >> 31;
-}
+inline constexpr std::uint64_t odd = 0x9E3779B97F4A7C15ull;
 
-inline std::uint64_t hash64(const std::uint32_t* words, std::size_t count, std::uint64_t offset) {
-    std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += mix((offset + i + 1) * 0x9E3779B97F4A7C15ull ^ words[i]);
-    return sum;
+// lo * hi + v of the halves of v: (lo + 2^32)(hi + 1) but for a constant, so no change within one half of a word is lost.
+// The keys are mixed as well: those of an even sequence would let faults of a pattern cancel.
+inline std::uint64_t mix(std::uint64_t v) { return (v & 0xffffffffu) * (v >> 32) + v; }
+
+inline std::uint64_t hash64(const std::uint8_t* data, std::size_t size, std::uint64_t first) {
+    std::uint64_t sum = 0, key = (first + 1) * odd, word = 0;
+    for (; size >= 8; size -= 8, data += 8, key += odd) {
+        std::memcpy(&word, data, 8);
+        sum += mix(word ^ mix(key));
+    }
+    if (!size) return sum;
+    word = 0;
+    std::memcpy(&word, data, size);
+    return sum + mix(word ^ mix(key));
 }
 
 }  // namespace engine::check::base

@@ -1,4 +1,8 @@
 #include "check/base.h"
+#if defined(__x86_64__)
+#include "check/avx2.h"
+#include "check/avx512.h"
+#endif
 
 namespace engine::check {
 
@@ -59,11 +63,19 @@ static std::uint32_t crc32c_sse42(const std::uint8_t* data, std::size_t size, st
 #pragma GCC pop_options
 #endif
 
+}  // namespace engine::check
+#if defined(__x86_64__)
+#include "check/fold.h"
+#endif
+
+namespace engine::check {
+
 const Ops& ops(Isa level) {
     static const Ops portable{base::crc32c, base::hash64};
 #if defined(__x86_64__)
-    static const Ops sse{crc32c_sse42, base::hash64};
-    if (level == Isa::avx2 || level == Isa::avx512) return sse;
+    static const Ops wider{crc32c_sse42, avx2::hash64}, widest{crc32c_sse42, avx512::hash64}, folding{fold::crc32c, avx512::hash64};
+    if (level == Isa::avx512) return __builtin_cpu_supports("vpclmulqdq") ? folding : widest;
+    if (level == Isa::avx2) return wider;
 #endif
     (void)level;
     return portable;

@@ -22,5 +22,13 @@ inline std::size_t pick(const u32* z, std::size_t n, u32 at, u32* index, u32* ch
     return k + base::pick(z + i, n - i, at + static_cast<u32>(i), index + k, change + k);
 }
 
+inline void stream(u8* out, const u8* in, std::size_t n) {
+    const std::size_t head = std::min(n, (64 - reinterpret_cast<std::uintptr_t>(out) % 64) % 64);
+    std::memcpy(out, in, head);
+    std::size_t i = head;
+    for (; i + 64 <= n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), _mm512_loadu_si512(in + i));
+    std::memcpy(out + i, in + i, n - i);
+}
+
 }  // namespace engine::delta::avx512
 #pragma GCC pop_options

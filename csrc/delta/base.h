@@ -20,6 +20,8 @@ namespace base {
 
 #include "delta/loops.h"
 
+inline void stream(u8* out, const u8* in, std::size_t n) { std::memcpy(out, in, n); }
+
 inline std::size_t pick(const u32* z, std::size_t n, u32 at, u32* index, u32* change) {
     std::size_t k = 0;
     for (std::size_t i = 0; i < n; ++i) {

@@ -9,6 +9,7 @@ namespace engine::delta {
 
 using entropy::block;
 
+static constexpr std::size_t part = 2048;  // elements worked on while in the first cache
 static constexpr std::size_t probe = 8192;  // elements of a chunk that decide whether the predictor helps it
 
 static std::size_t padded(std::size_t size) { return (size + 63) / 64 * 64; }
@@ -18,14 +19,7 @@ static std::size_t width_of(const Job& job) { return widths[static_cast<u32>(job
 static bool real(Kind kind) { return kind == Kind::half || kind == Kind::brain || kind == Kind::single; }  // has conditions
 
 u64 hash(const check::Ops& check, const u8* data, std::size_t size, std::size_t first) {
-    const std::size_t words = size / 4, rest = size % 4;
-    u64 sum = check.hash64(reinterpret_cast<const u32*>(data), words, first / 4);
-    if (rest) {
-        u32 last = 0;
-        std::memcpy(&last, data + 4 * words, rest);
-        sum += check.hash64(&last, 1, first / 4 + words);
-    }
-    return sum;
+    return check.hash64(data, size, first / 8);
 }
 
 std::size_t bound(const Job& job) {
@@ -259,7 +253,7 @@ std::size_t encode(const Tools& tools, const Job& job, u8* out, std::size_t room
 
 namespace {
 
-inline constexpr std::size_t part = 2048;  // elements decoded, applied and hashed while in the first cache
+inline constexpr std::size_t large = std::size_t(4) << 20;  // bytes of an array whose result is better written past the caches
 
 struct Reader {
     const Tools& tools;
@@ -271,9 +265,23 @@ struct Reader {
     u32 mode;
     u64 sum = 0;
     std::size_t width = width_of(job);
+    bool past = job.items * width >= large && out != job.base + at * width;
 
     std::size_t left() const { return static_cast<std::size_t>(end - in); }
     void add(std::size_t i, std::size_t m) { sum += hash(tools.check, out + i * width, m * width, (job.first + at + i) * width); }
+    // Where the part that begins at element i is made, and what follows when it is: its hash, its way to out.
+    u8* part_at(std::size_t i) { return past ? work.made : out + i * width; }
+    void part_done(std::size_t i, std::size_t m) {
+        u8* made = part_at(i);
+        sum += hash(tools.check, made, m * width, (job.first + at + i) * width);
+        if (past) tools.delta.stream(out + i * width, made, m * width);
+    }
+    // A share of the base of the next part, fetched while this one is worked on.
+    void ahead(std::size_t i, std::size_t share) const {
+        const std::size_t size = part * width / 4, from = (at + i + part) * width + share * size;
+        if (from + size <= job.items * width)
+            for (std::size_t p = 0; p < size; p += 64) __builtin_prefetch(job.base + from + p, 0, 2);
+    }
     bool two() const { return width == 8 && !(mode & narrow); }
 
     bool open(entropy::Decoder& d, std::size_t m) {
@@ -291,12 +299,16 @@ struct Reader {
             if (!open(low, m) || (two() && !open(high, m))) return false;
             for (std::size_t k = 0; k < m; k += part) {
                 const std::size_t i = b + k, count = std::min(part, m - k);
+                ahead(i, 0);
                 if (under) tools.delta.exponents(job, at + i, count, work.cond);
+                ahead(i, 1);
                 tools.entropy.run(low, under ? work.cond : nullptr, work.z[0], count);
+                ahead(i, 2);
                 if (two()) tools.entropy.run(high, nullptr, work.z[1], count);
                 if (low.bad || (two() && high.bad)) return false;
-                tools.delta.join(job, at + i, count, work.z[0], work.z[1], out + i * width);
-                add(i, count);
+                tools.delta.join(job, at + i, count, work.z[0], work.z[1], part_at(i));
+                ahead(i, 3);
+                part_done(i, count);
             }
             if (!entropy::close(low) || (two() && !entropy::close(high))) return false;
         }
@@ -316,14 +328,17 @@ struct Reader {
                     in += std::size_t(64) * head[h][g];
                 }
             }
-            for (std::size_t g = 0; g < groups; ++g) {
-                const std::size_t i = b + g * group, count = std::min(group, b + m - i);
-                for (int h = 0; h < 1 + two(); ++h) {
-                    tools.delta.unpack(body[h], head[h][g], work.z[h]);
-                    body[h] += std::size_t(64) * head[h][g];
+            for (std::size_t k = 0; k < m; k += part) {
+                const std::size_t i = b + k, count = std::min(part, m - k);
+                for (std::size_t g = k / group; g * group < k + count; ++g) {
+                    ahead(i, g % (part / group));
+                    for (int h = 0; h < 1 + two(); ++h) {
+                        tools.delta.unpack(body[h], head[h][g], work.z[h] + g * group - k);
+                        body[h] += std::size_t(64) * head[h][g];
+                    }
                 }
-                tools.delta.join(job, at + i, count, work.z[0], work.z[1], out + i * width);
-                add(i, count);
+                tools.delta.join(job, at + i, count, work.z[0], work.z[1], part_at(i));
+                part_done(i, count);
             }
         }
         return true;
@@ -445,10 +460,10 @@ Fault decode(const Tools& tools, const Job& job, std::size_t at, std::size_t n, 
 }
 
 const Ops& ops(Isa level) {
-    static const Ops portable{base::diff, base::join, base::exponents, base::pick, base::pack, base::unpack, base::quantise, base::restore};
+    static const Ops portable{base::diff, base::join, base::exponents, base::pick, base::pack, base::unpack, base::quantise, base::restore, base::stream};
 #if defined(__x86_64__)
-    static const Ops wider{avx2::diff, avx2::join, avx2::exponents, base::pick, avx2::pack, avx2::unpack, avx2::quantise, avx2::restore};
-    static const Ops widest{avx512::diff, avx512::join, avx512::exponents, avx512::pick, avx512::pack, avx512::unpack, avx512::quantise, avx512::restore};
+    static const Ops wider{avx2::diff, avx2::join, avx2::exponents, base::pick, avx2::pack, avx2::unpack, avx2::quantise, avx2::restore, avx2::stream};
+    static const Ops widest{avx512::diff, avx512::join, avx512::exponents, avx512::pick, avx512::pack, avx512::unpack, avx512::quantise, avx512::restore, avx512::stream};
     if (level == Isa::avx512) return widest;
     if (level == Isa::avx2) return wider;
 #endif

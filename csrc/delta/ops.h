@@ -44,6 +44,7 @@ struct Work {  // of one call, a few MiB; kept by the caller
     u32 z[2][entropy::block + 512];  // low and, of 8-byte elements, high halves
     u32 index[sparse_limit + 64], change[2][sparse_limit + 64];
     u8 under[sparse_limit + 64];
+    alignas(64) u8 made[2048 * 8];  // a part just decoded
     u8 set[16 * sparse_limit + chunk_limit / 8 + 8192];  // index_bound of a sparse chunk
 };
 
@@ -61,6 +62,8 @@ struct Ops {
     // z = zigzag of round((now - base) / (2 bound)); rec = what is decoded from it. Marks in `bad` where that misses the bound.
     std::size_t (*quantise)(const Job& job, std::size_t at, std::size_t n, u32* z, u8* rec, u8* bad);
     void (*restore)(const Job& job, std::size_t at, std::size_t n, const u32* z, u8* out);
+    // A copy that leaves nothing of `out` in the caches.
+    void (*stream)(u8* out, const u8* in, std::size_t n);
 };
 
 struct Tools {  // the tables of one ISA
@@ -77,7 +80,7 @@ std::size_t encode(const Tools& tools, const Job& job, u8* out, std::size_t room
 std::size_t bound(const Job& job);
 // Chunk of `row` whose element `at` is the first: verify, decode to `out`, compare the hash of what was decoded.
 Fault decode(const Tools& tools, const Job& job, std::size_t at, std::size_t n, const Row& row, const u8* payload, u8* out, Work& work);
-// Sum over the bytes as 32-bit words (the last filled up with zeros) from byte `first` of the array, a multiple of 4.
+// Hash of bytes that begin at byte `first` of the array, a multiple of 8.
 u64 hash(const check::Ops& check, const u8* data, std::size_t size, std::size_t first);
 
 }  // namespace engine::delta

@@ -58,16 +58,16 @@ class Head(NamedTuple):
 
 
 def delta_hash(data: Array) -> int:
-    """64-bit hash of an array's bits and places: a sum, so that rows can be taken out and put back (`hash_update`)."""
-    return _native.hash_bytes(_bytes(data))
+    """64-bit hash of an array's bits and places: a sum, so that rows can be taken out and put back (`hash_rows`)."""
+    return _native.hash64(_bytes(data))
 
 
-def hash_update(value: int, before: Array, after: Array, first: int) -> int:
-    """Hash of an array whose bytes from `first` on (a multiple of 4) were `before` and are `after`; O(change)."""
-    old, new = _bytes(before), _bytes(after)
-    if len(old) != len(new):
-        raise ValueError(f"hash_update: {len(old)} bytes before, {len(new)} after")
-    return (value - _native.hash_bytes(old, first) + _native.hash_bytes(new, first)) & 0xFFFFFFFFFFFFFFFF
+def hash_rows(data: Array, rows: Array) -> int:
+    """The share of ascending `rows` (int64, of the first axis) in `delta_hash(data)`: take it out before they change, add
+    it after, `(value - before + after) % 2**64`. O(rows): an array need not be read again to know its hash.
+    """
+    width = data.nbytes // len(data) if len(data) else 0
+    return _native.hash64_rows(_bytes(data), width, rows) if width else 0
 
 
 def delta_encode(
@@ -86,6 +86,7 @@ def delta_encode(
     name: int = 0,
     step: int = 0,
     result: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """The frame uint8 `(bytes,)` that makes `new` of `base`; both C-contiguous, of one shape and dtype. Any length.
 
@@ -94,16 +95,21 @@ def delta_encode(
     is nearer, and the receiver needs it too.  `bound` > 0: float32 and float64 may differ by less than it; what the
     receiver will have is written to `result`, and is what the next delta must be taken from.  `fast`: bit-packing,
     at the speed of memory.  `keyframe`: how chunks that a delta does not shrink are packed: zstd, lz4, lzma or none.
-    ValueError where arrays do not fit together or an option does not apply.
+    `out`: uint8 of `delta_room(new)` bytes or more to make the frame in, a view of which is returned; new memory has to be
+    cleared page by page, which costs as much as the fast form.  ValueError where arrays do not fit together or an option
+    does not apply.
     """
     bound = 0.0 if base is None else bound
     now, old, before, made = _versions(new, base, previous, bound, result)
     kind, width, chunk = _kind(new.dtype), new.dtype.itemsize, _chunk(new, base)
     count = -(-new.size // chunk)
-    base_sum = 0 if old is None else _native.hash_bytes(old) if base_hash is None else base_hash
-    before_sum = 0 if before is None else _native.hash_bytes(before) if previous_hash is None else previous_hash
+    base_sum = 0 if old is None else _native.hash64(old) if base_hash is None else base_hash
+    before_sum = 0 if before is None else _native.hash64(before) if previous_hash is None else previous_hash
     start = head_size(new.shape, bytes(EXT_SIZE), count)
-    out = np.empty(start + _native.delta_bound(kind, now.nbytes, chunk), np.uint8)
+    room = start + _native.delta_bound(kind, now.nbytes, chunk)
+    out = np.empty(room, np.uint8) if out is None else _bytes(out)
+    if len(out) < room:
+        raise ValueError(f"delta: out: expected {room} bytes or more, found {len(out)}")
     rows = np.empty(count * ENTRY.size, np.uint8)
     used = _native.delta_encode(kind, now, old, before, beta, bound, fast, chunk, 0, out[start:], rows, made)
     table = rows.view(ROW)
@@ -118,6 +124,12 @@ def delta_encode(
     )  # fmt: skip
     out[:start] = np.frombuffer(head, np.uint8)
     return out[: start + used]
+
+
+def delta_room(new: Array) -> int:
+    """Bytes of `out` that are enough for any delta of an array like this."""
+    head = head_size(new.shape, bytes(EXT_SIZE), -(-new.size // SMALL))
+    return head + _native.delta_bound(_kind(new.dtype), new.nbytes, SMALL)
 
 
 def delta_head(frame: Any) -> Head:
@@ -191,7 +203,7 @@ def delta_repair(new: Array, frame: Any, chunks: Iterable[int], *, keyframe: str
         part = data[at * head.chunk * width : (at + 1) * head.chunk * width]
         mode, body = ABSENT, b""
         if at in wanted:
-            if _native.hash_bytes(part, at * head.chunk * width) != entry.hash:
+            if _hash(part, at * head.chunk * width) != entry.hash:
                 raise ValueError(f"delta_repair: chunk {at} of `new` is not the result of the frame")
             mode, body = _packed(part, width, keyframe, len(part))
         rows[at] = _row(len(payload), body, entry.items, mode, entry.hash)
@@ -226,6 +238,11 @@ def delta_compact(base: Array, frames: Sequence[Any], **options: Any) -> Array:
     return delta_encode(now, base, base_version=first.base_version, new_version=last.new_version, base_hash=known, **options)
 
 
+
+
+def _hash(part: Array, first: int) -> int:
+    """Hash of bytes that begin at byte `first` of their array."""
+    return _native.hash64(part, first // 8)
 
 
 def _kind(dtype: np.dtype[Any]) -> int:
@@ -414,7 +431,7 @@ def _keyframe(frame: Frame, at: int, part: Array, digest: int, first: int) -> in
         pack.pack_decode(frame.payload[entry.offset : entry.offset + entry.length], part)
     except FrameError:
         return FAULTS.index("layout is wrong")
-    return 0 if _native.hash_bytes(part, first) == digest else FAULTS.index("result hash is wrong")
+    return 0 if _hash(part, first) == digest else FAULTS.index("result hash is wrong")
 
 
 def _marks(count: int, bad: Iterable[int]) -> Array:

@@ -131,15 +131,15 @@ def _column(column: Array, bound: float, fast: bool) -> tuple[int, Array | bytes
     if not fast and not bound and _packs_better(kind, data, width):
         body = pack.pack_encode(data, width)
         if len(body) < len(data):
-            return PACKED, body, _native.hash_bytes(data)
+            return PACKED, body, _native.hash64(data)
     out = np.empty(len(data), np.uint8)
     used = _native.series_encode(kind, data, bound, out)
     if not used:
-        return RAW, data, _native.hash_bytes(data)
+        return RAW, data, _native.hash64(data)
     if bound:
         data = np.empty(len(data), np.uint8)
         _native.series_decode(kind, out[:used], data)
-    return SERIES, out[:used], _native.hash_bytes(data)
+    return SERIES, out[:used], _native.hash64(data)
 
 
 def _packs_better(kind: int, data: Array, width: int) -> bool:
@@ -165,7 +165,7 @@ def _array(frame: Frame, key: str, at: int, dtype: np.dtype[Any], axes: int, n: 
         entry, body = frame.chunks[at + number], np.frombuffer(frame.chunk(at + number), np.uint8)
         out = columns[number].view(np.uint8)
         _undo(key, entry.mode, body, _kind(dtype), out)
-        if _native.hash_bytes(out) != entry.hash:
+        if _native.hash64(out) != entry.hash:
             raise FrameError(f"rows: column {key}: hash of the values is wrong", where=f"column {number}")
     return columns.reshape(n) if axes == 1 else np.ascontiguousarray(columns.T)
 
