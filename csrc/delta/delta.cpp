@@ -10,6 +10,7 @@ namespace engine::delta {
 using entropy::block;
 
 static constexpr std::size_t part = 2048;  // elements worked on while in the first cache
+static constexpr std::size_t large = std::size_t(4) << 20;  // bytes of an array whose result is better written past the caches
 static constexpr std::size_t probe = 8192;  // elements of a chunk that decide whether the predictor helps it
 
 static std::size_t padded(std::size_t size) { return (size + 63) / 64 * 64; }
@@ -36,6 +37,9 @@ struct Encoder {
     u8* out;  // of the chunk
     std::size_t room, used = 0;
     bool wide = width_of(job) == 8, slim = false;  // slim: no high halves in this chunk
+    bool past = job.items * width_of(job) >= large;
+    u64 sum = 0;  // of a packed chunk: its hash and checksum, made on the way
+    u32 crc = 0;
 
     u8* take(std::size_t size) {
         if (size > room - used) return nullptr;
@@ -85,7 +89,7 @@ struct Encoder {
 
     // Collect the changes of the chunk; false where they are too many for a sparse one.
     bool gather(std::size_t at, std::size_t n, std::size_t& count) {
-        const std::size_t limit = std::min(sparse_limit, n <= block ? (job.fast ? n / 64 : (n - 1) / 2) : n / 8);
+        const std::size_t limit = std::min(sparse_limit, n <= block ? (n - 1) / 2 : n / 8);
         count = 0;
         slim = true;
         bool few = true;
@@ -134,31 +138,58 @@ struct Encoder {
         return dense | (under ? conditioned : 0);
     }
 
-    bool pack(u32* z, std::size_t n) {
-        const std::size_t groups = (n + group - 1) / group;
-        std::memset(z + n, 0, 4 * (groups * group - n));
-        u8* head = take(whole(groups));
-        if (!head) return false;
-        std::memset(head, 0, whole(groups));
-        for (std::size_t g = 0; g < groups; ++g) {
-            u32 all = 0;
-            for (std::size_t i = 0; i < group; ++i) all |= z[g * group + i];
-            const u32 width = entropy::width_of(all);
-            head[g] = static_cast<u8>(width);
-            u8* p = take(64 * width);
-            if (!p) return false;
-            tools.delta.pack(z + g * group, width, p);
+    // Widths and values of n elements to `to`, group by group; end of it.
+    u8* pack(u32* z, std::size_t n, u8* widths, u8* to) {
+        std::memset(z + n, 0, 4 * ((n + group - 1) / group * group - n));
+        for (std::size_t i = 0; i < n; i += group) {
+            const u32 width = entropy::width_of(tools.delta.any(z + i));
+            *widths++ = static_cast<u8>(width);
+            tools.delta.pack(z + i, width, to);
+            to += 64 * width;
         }
-        return true;
+        return to;
     }
 
-    u32 packed_encode(std::size_t at, std::size_t n) {
-        for (std::size_t i = 0; i < n; i += block) {
-            const std::size_t m = std::min(block, n - i);
-            if (n > block) diff(at + i, m);
-            if (!pack(work.z[0], m) || (wide && !slim && !pack(work.z[1], m))) return raw;
+    // In one pass, part by part, while both versions are in the first cache, their hash with it; `count` = elements that
+    // differ. A block is made aside and goes past the caches to where it belongs.
+    u32 packed_encode(std::size_t at, std::size_t n, std::size_t& count) {
+        const std::size_t width = width_of(job);
+        count = 0;
+        for (std::size_t b = 0; b < n; b += block) {
+            const std::size_t m = std::min(block, n - b), head = whole((m + group - 1) / group);
+            for (u32 half = 0; half < 1 + u32(wide); ++half) {
+                std::memset(work.packed, 0, head);
+                u8* end = work.packed + head;
+                for (std::size_t k = 0; k < m; k += part) {
+                    const std::size_t i = at + b + k, size = std::min(part, m - k);
+                    const auto found = tools.delta.diff(job, i, size, work.z[0], work.z[1], nullptr);
+                    if (!half) {
+                        count += found;
+                        sum += hash(tools.check, job.now + i * width, size * width, (job.first + i) * width);
+                    }
+                    end = pack(work.z[half], size, work.packed + k / group, end);
+                }
+                const auto size = static_cast<std::size_t>(end - work.packed);
+                u8* p = take(size);
+                if (!p) return raw;
+                crc = tools.check.crc32c(work.packed, size, crc);
+                if (past) tools.delta.stream(p, work.packed, size);
+                else std::memcpy(p, work.packed, size);
+            }
         }
         return packed;
+    }
+
+    // Packed, unless it finds next to nothing to pack.
+    u32 quick(std::size_t at, std::size_t n) {
+        std::size_t count;
+        slim = false;
+        const u32 mode = packed_encode(at, n, count);
+        if (mode == raw || count > n / 64) return mode;
+        used = 0;
+        crc = 0;
+        gather(at, n, count);
+        return count ? sparse_encode(n, count) : u32(zero);
     }
 
     // True where the differences from the predicted base are narrower in sum.
@@ -177,9 +208,14 @@ struct Encoder {
         const u8* previous = job.previous;
         if (previous && !predicts(at, n)) job.previous = nullptr;
         const u32 with = job.previous ? predicted : 0;
-        std::size_t count;
-        const bool few = gather(at, n, count);
-        u32 mode = !count ? u32(zero) : few ? sparse_encode(n, count) : job.fast ? packed_encode(at, n) : dense_encode(at, n);
+        std::size_t count = 0;
+        u32 mode;
+        if (job.fast) {
+            mode = quick(at, n);
+        } else {
+            const bool few = gather(at, n, count);
+            mode = !count ? u32(zero) : few ? sparse_encode(n, count) : dense_encode(at, n);
+        }
         job.previous = previous;
         return mode == raw ? raw : mode | with | (wide && slim ? narrow : 0);
     }
@@ -243,9 +279,12 @@ std::size_t encode(const Tools& tools, const Job& job, u8* out, std::size_t room
         } else if ((mode & 255) == zero) {
             e.used = 0;
         }
-        std::memset(out + offset + e.used, 0, padded(e.used) - e.used);
-        *rows = {offset, static_cast<u32>(e.used), static_cast<u32>(n), mode,
-                 tools.check.crc32c(out + offset, padded(e.used), 0), hash(tools.check, made, size, (job.first + at) * width)};
+        u8* end = out + offset + e.used;
+        std::memset(end, 0, padded(e.used) - e.used);
+        const bool known = (mode & 255) == packed;
+        const u32 crc = known ? tools.check.crc32c(end, padded(e.used) - e.used, e.crc) : tools.check.crc32c(out + offset, padded(e.used), 0);
+        *rows = {offset, static_cast<u32>(e.used), static_cast<u32>(n), mode, crc,
+                 known ? e.sum : hash(tools.check, made, size, (job.first + at) * width)};
         offset += padded(e.used);
     }
     return offset;
@@ -253,7 +292,6 @@ std::size_t encode(const Tools& tools, const Job& job, u8* out, std::size_t room
 
 namespace {
 
-inline constexpr std::size_t large = std::size_t(4) << 20;  // bytes of an array whose result is better written past the caches
 
 struct Reader {
     const Tools& tools;
@@ -276,12 +314,6 @@ struct Reader {
         sum += hash(tools.check, made, m * width, (job.first + at + i) * width);
         if (past) tools.delta.stream(out + i * width, made, m * width);
     }
-    // A share of the base of the next part, fetched while this one is worked on.
-    void ahead(std::size_t i, std::size_t share) const {
-        const std::size_t size = part * width / 4, from = (at + i + part) * width + share * size;
-        if (from + size <= job.items * width)
-            for (std::size_t p = 0; p < size; p += 64) __builtin_prefetch(job.base + from + p, 0, 2);
-    }
     bool two() const { return width == 8 && !(mode & narrow); }
 
     bool open(entropy::Decoder& d, std::size_t m) {
@@ -299,15 +331,11 @@ struct Reader {
             if (!open(low, m) || (two() && !open(high, m))) return false;
             for (std::size_t k = 0; k < m; k += part) {
                 const std::size_t i = b + k, count = std::min(part, m - k);
-                ahead(i, 0);
                 if (under) tools.delta.exponents(job, at + i, count, work.cond);
-                ahead(i, 1);
                 tools.entropy.run(low, under ? work.cond : nullptr, work.z[0], count);
-                ahead(i, 2);
                 if (two()) tools.entropy.run(high, nullptr, work.z[1], count);
                 if (low.bad || (two() && high.bad)) return false;
                 tools.delta.join(job, at + i, count, work.z[0], work.z[1], part_at(i));
-                ahead(i, 3);
                 part_done(i, count);
             }
             if (!entropy::close(low) || (two() && !entropy::close(high))) return false;
@@ -331,7 +359,6 @@ struct Reader {
             for (std::size_t k = 0; k < m; k += part) {
                 const std::size_t i = b + k, count = std::min(part, m - k);
                 for (std::size_t g = k / group; g * group < k + count; ++g) {
-                    ahead(i, g % (part / group));
                     for (int h = 0; h < 1 + two(); ++h) {
                         tools.delta.unpack(body[h], head[h][g], work.z[h] + g * group - k);
                         body[h] += std::size_t(64) * head[h][g];
@@ -460,10 +487,10 @@ Fault decode(const Tools& tools, const Job& job, std::size_t at, std::size_t n, 
 }
 
 const Ops& ops(Isa level) {
-    static const Ops portable{base::diff, base::join, base::exponents, base::pick, base::pack, base::unpack, base::quantise, base::restore, base::stream};
+    static const Ops portable{base::diff, base::join, base::exponents, base::pick, base::any, base::pack, base::unpack, base::quantise, base::restore, base::stream};
 #if defined(__x86_64__)
-    static const Ops wider{avx2::diff, avx2::join, avx2::exponents, base::pick, avx2::pack, avx2::unpack, avx2::quantise, avx2::restore, avx2::stream};
-    static const Ops widest{avx512::diff, avx512::join, avx512::exponents, avx512::pick, avx512::pack, avx512::unpack, avx512::quantise, avx512::restore, avx512::stream};
+    static const Ops wider{avx2::diff, avx2::join, avx2::exponents, base::pick, avx2::any, avx2::pack, avx2::unpack, avx2::quantise, avx2::restore, avx2::stream};
+    static const Ops widest{avx512::diff, avx512::join, avx512::exponents, avx512::pick, avx512::any, avx512::pack, avx512::unpack, avx512::quantise, avx512::restore, avx512::stream};
     if (level == Isa::avx512) return widest;
     if (level == Isa::avx2) return wider;
 #endif
