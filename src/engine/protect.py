@@ -35,6 +35,7 @@ from engine.flush import Flush
 from engine.kernels import _native
 from engine.pulse import Pulse, die_with_parent, fence, fenced
 from engine.source import stream as streams
+from engine.source.live import Live, together
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.keeper import Copy, Keeper
@@ -372,6 +373,8 @@ class Protection:
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
         if isinstance(stream, streams.Placed):
             meta["mark"] = stream.mark()
+        elif isinstance(stream, Live):
+            meta["live"], meta["began"] = stream.cursors, stream.began
         elif hasattr(stream, "position"):
             meta["position"] = stream.position.dump()
         wide = {path: list(block.data.shape) for path, block in jobs.views(job).items()
@@ -469,4 +472,7 @@ def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) 
     if "mark" in meta:
         marks = [part["mark"] for _, _, part in parts]
         meta["position"] = streams.merged(marks, meta["clock"][1], float(meta["label"])).dump()
+    if "live" in meta:
+        live = together([part["live"] for _, _, part in parts], meta["began"])
+        meta["position"] = streams.Position(order=meta["clock"][1], label=float(meta["label"]), live=live).dump()
     return state, meta | {"ranks": shards}

@@ -100,3 +100,32 @@ def test_modes_on_real_ranks(made, rows, size, link):
         assert meter is None or meter.summary()["rows"] == 2000, mode
         if mode == "ssp:2":
             assert job.counts.values["stale_sum"] + (link.rank == 1) > 0 and job.counts.values["stale_most"] <= 2
+
+
+@pytest.mark.parametrize("codec", ["dense", "int8", "topk:0.2", "auto"])
+def test_a_codec_carries_the_parameters_of_a_dense_model(made, codec):
+    """The loss is near the exact one's, every rank has the same bytes, counts are not rounded, the choice is told."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(1600, 6)).astype(np.float32)
+    y = (x @ np.array([2, -1, 1, 0, 0, 1], np.float32) > 0).astype(np.float32)
+
+    def run(link, words):
+        from engine import job as jobs
+        from engine.types import Batch, Schema
+
+        previous = np.concatenate([[np.nan], y[:-1]]).astype(np.float32)
+        config = resolve(env={}, overrides=["model.kind=softmax", "exchange.every=8", "loop.threads=1", *words])
+        notes = []
+        job = jobs.assemble(config, link, Schema(6, False, "binary", ("0", "1")),
+                            made.Dealt(Batch(y, np.arange(1600), previous, x=x), link))
+        list(modes.run(job, config, notes.append))
+        meter = loop.merged_meter(job)
+        state = {name: block.data.tobytes() for name, block in job.team.models[0].state().items()}
+        return state, meter.summary()["logloss"] if meter else None, notes
+
+    exact = made.everywhere(3, lambda link: run(link, []))
+    found = made.everywhere(3, lambda link: run(link, [f"exchange.codec={codec}", "exchange.explain=true"]))
+    assert all(state["model/theta"] == found[0][0]["model/theta"] for state, *_ in found)
+    assert found[0][0]["model/seen"] == exact[0][0]["model/seen"]
+    assert abs(found[0][1] - exact[0][1]) < 0.05
+    assert any(codec.partition(":")[0] in line or "<- taken" in line for line in found[0][2])

@@ -184,6 +184,11 @@ class Graded:
                 found.append((f"policy/{path}", rule, self._policy[path].data))
         return found
 
+    @property
+    def lossy(self) -> int:
+        """Leading values of an Update that may be rounded on their way: the parameters. What follows are sums and counts."""
+        return int(self.net.theta.size)
+
     def _mark_base(self) -> None:
         self._base = [array.copy() for _, _, array in self._merged()] if self._made["tracked"] else []
         self._base_seen, self._rows = self.seen.copy(), 0.0

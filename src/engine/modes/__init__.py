@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from engine import job as jobs
 from engine import loop
 from engine.config import Config
 from engine.errors import ConfigError
@@ -16,14 +17,23 @@ MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
 def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text: None) -> Iterator[loop.Event]:
     """The events of the run in the mode of the configuration; a job of one worker has nobody to agree with."""
     mode, _, number = config.exchange.mode.partition(":")
-    if mode == "bsp" or not job.shared:
+    if mode == "bsp" and config.update.strategy == "decentralised":
+        mode = "gossip"
+    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact"):
         return loop.run(job)
     _check(config, mode)
     power = config.exchange.damp
-    if mode == "local":
+    if mode in ("bsp", "local"):
+        from engine.modes import coding
         from engine.modes.local import Outer
 
-        job.exchange, job.k = Outer(job.team.models[0], config.exchange.momentum), job.k * int(number)
+        total: coding.Sum = coding.plain
+        if config.exchange.codec != "exact":
+            total = coding.Coding(config.exchange.codec, config.exchange.route, note, config.exchange.explain)
+        job.exchange = coding.exchange(total)
+        if mode == "local":
+            job.exchange = Outer(job.team.models[0], config.exchange.momentum, total)
+            job.k = jobs.interval(config) * int(number)
         return loop.run(job)
     if job.link.size == 1:
         return loop.run(job)  # threads of one rank share a clock
@@ -51,6 +61,9 @@ def _check(config: Config, mode: str) -> None:
     if config.exchange.split == "keys":
         raise ConfigError(f"exchange.mode={mode}: with exchange.split=keys the workers share one model",
                           fix="exchange.split=rows, or exchange.mode=bsp")
-    if isinstance(config.exchange.every, float):
+    if config.exchange.codec != "exact" and mode not in ("bsp", "local"):
+        raise ConfigError(f"exchange.mode={mode}: codecs are for lock-step, found exchange.codec={config.exchange.codec}",
+                          fix="exchange.codec=exact, or exchange.mode=bsp")
+    if isinstance(config.exchange.every, float) and mode != "bsp":
         raise ConfigError(f"exchange.mode={mode}: expected exchange.every in rows, found {config.exchange.every:g} s",
                           fix="exchange.every=256")

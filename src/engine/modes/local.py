@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from engine import loop
-from engine.comm import sync
 from engine.errors import ConfigError
+from engine.modes.coding import Sum, plain
 from engine.types import Array, Update
-from engine.update.merge import combine
 
 
 class Outer:
@@ -19,7 +18,8 @@ class Outer:
     Momentum 0 is the plain exchange. The state is the same on every rank, since all do the same to the same bytes.
     """
 
-    def __init__(self, model: Any, momentum: float) -> None:
+    def __init__(self, model: Any, momentum: float, total: Sum = plain) -> None:
+        self.total = total
         if momentum and not hasattr(model, "put"):
             raise ConfigError(f"exchange.momentum: expected a linear model, found {type(model).__name__}",
                               fix="exchange.momentum=0")
@@ -28,7 +28,7 @@ class Outer:
         self.speed = np.zeros_like(self.anchor) if self.anchor is not None else None
 
     def __call__(self, job: loop.Job, update: Update, table: Array) -> None:
-        total = sync.total(job.link, update, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+        total = self.total(job, update, table)
         job.merged = total
         job.team.merge(total, job.workers)
         if self.anchor is None or self.speed is None or total.keys is None:

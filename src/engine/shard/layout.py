@@ -5,6 +5,7 @@ Law: every row has one part, every column one group; the pieces of a batch put t
 """
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -158,8 +159,8 @@ def estimate(load: Array, ranks: int, *, overhead_s: float, seconds_a_load: floa
 
     `overhead_s`: cost of a piece a pass (routing entry, request, seek); `seconds_a_load`: cost of a unit of load.
     """
-    total = np.zeros(ranks)
-    for one in np.sort(load)[::-1]:
-        total[np.argmin(total)] += one
-    mean = total.mean()
-    return float(total.max() / mean) if mean else 1.0, float(len(load) * overhead_s / max(1e-12, load.sum() * seconds_a_load))
+    total = [0.0] * ranks
+    for one in np.sort(load)[::-1].tolist():
+        heapq.heapreplace(total, total[0] + one)
+    mean = sum(total) / ranks
+    return max(total) / mean if mean else 1.0, float(len(load) * overhead_s / max(1e-12, load.sum() * seconds_a_load))

@@ -31,8 +31,8 @@ MORE = 64  # further changed entries in an answer to a stale sender
 
 
 def bits_for(ranks: int) -> int:
-    """Slots for so many ranks, as a power of two: at least 64 a rank (balance), 2^16 to 2^20."""
-    return min(20, max(16, (64 * ranks - 1).bit_length()))
+    """Slots for so many ranks, as a power of two: 256 a rank where 2^20 allow it, at least 2^16."""
+    return min(20, max(16, (256 * ranks - 1).bit_length()))
 
 
 class Ledger:

@@ -1,0 +1,182 @@
+"""Which codec and route an exchange takes: predictions from measured constants, a choice, and the reasons. Pure.
+
+A transfer of b bytes costs latency + b / bandwidth of its link class (Hockney's model; LogGP's L + 2 o and G). A ring of P
+moves 2 (P - 1) / P of the bytes in 2 (P - 1) messages, halving in 2 log2 P; a two-level exchange adds both levels.
+The same formulas serve a running job (fits of this machine) and the offline question "what on 10^5 ranks".
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, log2
+
+MARGIN = 0.05  # a codec has to promise this much over dense before it is tried at all
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One link class: seconds a message, seconds a byte (one rank sending and receiving at once)."""
+
+    latency_s: float
+    byte_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Constants of a machine. `encode_s`, `decode_s`: by codec, seconds an element; `add_s`: of a float32 sum, an element.
+
+    `near`: between ranks of a node, `far`: between nodes; `per_node`: ranks that share a node's link to the others.
+    """
+
+    near: Wire
+    far: Wire
+    per_node: int = 1
+    add_s: float = 2.5e-10
+    encode_s: Mapping[str, float] = field(default_factory=dict)
+    decode_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """What a candidate moves: `ratio` = float32 bytes over payload bytes; `sparse`: entries to owners, not all elements."""
+
+    name: str
+    ratio: float
+    sparse: bool = False
+    lossy: bool = True
+
+
+CODECS: dict[str, Codec] = {c.name: c for c in (
+    Codec("dense", 1.0, lossy=False), Codec("bf16", 2.0), Codec("int8", 3.98), Codec("int4", 7.9), Codec("sign", 31.5),
+    Codec("topk", 50.0, sparse=True), Codec("lowrank", 0.0))}
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A predicted exchange, in seconds."""
+
+    codec: str
+    route: str
+    encode_s: float
+    wire_s: float
+    decode_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Encoding, sending and decoding overlap chunk by chunk: the longest, and a tenth of the others for the ends."""
+        parts = sorted((self.encode_s + self.decode_s, self.wire_s))
+        return parts[1] + 0.1 * parts[0] if self.codec not in ("dense", "topk", "lowrank") else sum(parts)
+
+
+def ring_s(wire: Wire, ranks: int, size_bytes: float) -> float:
+    return 2 * (ranks - 1) * wire.latency_s + 2 * size_bytes * (ranks - 1) / ranks * wire.byte_s if ranks > 1 else 0.0
+
+
+def halving_s(wire: Wire, ranks: int, size_bytes: float) -> float:
+    if ranks < 2:
+        return 0.0
+    fold = 2 * (wire.latency_s + size_bytes * wire.byte_s) if ranks & (ranks - 1) else 0.0
+    power = 1 << (ranks.bit_length() - 1)
+    return fold + 2 * log2(power) * wire.latency_s + 2 * size_bytes * (power - 1) / power * wire.byte_s
+
+
+def wire_s(fit: Fit, ranks: int, size_bytes: float) -> tuple[float, str]:
+    """The quickest dense exchange of so many bytes, and its route."""
+    nodes = ceil(ranks / fit.per_node)
+    wire = fit.far if nodes > 1 else fit.near
+    if nodes > 1 and fit.per_node > 1:  # every rank of a node sends over the node's one link
+        wire = Wire(wire.latency_s, wire.byte_s * fit.per_node)
+    found = [(ring_s(wire, ranks, size_bytes), "ring"), (halving_s(wire, ranks, size_bytes), "halving")]
+    if nodes > 1 and fit.per_node > 1:
+        inside = 2 * size_bytes * fit.near.byte_s + 4 * fit.near.latency_s
+        between = min(ring_s(fit.far, nodes, size_bytes), halving_s(fit.far, nodes, size_bytes))
+        found.append((inside + between, "node"))
+    return min(found)
+
+
+def guess(fit: Fit, ranks: int, n: int, codec: str, *, density: float = 0.01, rank: int = 4) -> Guess:
+    """The time of one exchange of n float32 with this codec."""
+    kind, add = CODECS[codec], fit.add_s * n * (1 if ranks > 1 else 0)
+    encode = fit.encode_s.get(codec, 0.0) * n
+    decode = fit.decode_s.get(codec, 0.0) * n
+    if codec == "dense":
+        seconds, route = wire_s(fit, ranks, 4.0 * n)
+        return Guess(codec, route, 0.0, seconds, add)
+    if codec == "lowrank":
+        side = 2 * n**0.5 * rank
+        seconds, route = wire_s(fit, ranks, 4.0 * side)
+        return Guess(codec, route, encode, 2 * seconds, decode)
+    wire = fit.far if ranks > fit.per_node else fit.near
+    share = (ranks - 1) / ranks
+    if kind.sparse:  # samples, to owners, sums back: six words an entry at the most
+        size = 24.0 * density * n * share
+        return Guess(codec, "owners", encode, (3 * log2(max(2, ranks)) + ranks) * wire.latency_s + size * wire.byte_s, decode)
+    size = 8.0 * n / kind.ratio * share
+    chunks = ceil(n / (1 << 18))
+    messages = min(2 * chunks, 2 * (ranks - 1) * ceil(chunks / ranks))
+    return Guess(codec, "owners", encode, messages * wire.latency_s + size * wire.byte_s, decode)
+
+
+def choose(fit: Fit, ranks: int, n: int, allowed: Sequence[str], *, density: float = 0.01) -> list[Guess]:
+    """Candidates worth a trial, the quickest first; always with dense, and no other that does not promise MARGIN over it."""
+    dense = guess(fit, ranks, n, "dense")
+    found = [guess(fit, ranks, n, name, density=density) for name in allowed if name != "dense"]
+    good = [g for g in found if g.total_s < (1 - MARGIN) * dense.total_s]
+    return sorted([dense, *good], key=lambda g: g.total_s)
+
+
+def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = "", measured: Mapping[str, float] | None = None,
+            *, density: float = 0.01) -> list[str]:
+    """Lines that say what was measured, what each candidate would cost, and why one was taken."""
+    def wire(w: Wire) -> str:
+        return f"{w.latency_s * 1e6:.0f} us, {1 / w.byte_s / 1e9 if w.byte_s else float('inf'):.2f} GB/s"
+
+    lines = [f"{n} float32 over {ranks} ranks; near {wire(fit.near)}; far {wire(fit.far)}; {fit.per_node} ranks a node"]
+    guesses = sorted((guess(fit, ranks, n, name, density=density) for name in allowed), key=lambda g: g.total_s)
+    for g in guesses:
+        parts = f"encode {g.encode_s * 1e3:.3f}, wire {g.wire_s * 1e3:.3f}, decode {g.decode_s * 1e3:.3f}"
+        said = f"{g.codec:8} {g.route:8} {g.total_s * 1e3:9.3f} ms = {parts}"
+        if measured and g.codec in measured:
+            said += f"; tried: {measured[g.codec] * 1e3:.3f} ms"
+        lines.append(said + ("  <- taken" if g.codec == picked else ""))
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The question of weak scaling: each rank learns `rows` of `row_s` seconds between exchanges of `touched` rows of state.
+
+    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size).
+    """
+
+    rows: int
+    row_s: float
+    touched: float
+    union: float
+    wide: float = 28.0
+    merge_s: float = 1.5e-8
+
+
+def union_of(scale: Scale, ranks: int) -> float:
+    """Expected rows touched by any of P ranks that each touch a random `touched` of `union`."""
+    return scale.union * (1 - (1 - min(1.0, scale.touched / scale.union)) ** ranks)
+
+
+def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
+    """(learning, exchanging) seconds of one step: updates to owners, sums from owners back, merged by every rank."""
+    learn = scale.rows * scale.row_s
+    if ranks == 1:
+        return learn, 0.0
+    wire = fit.far if ranks > fit.per_node else fit.near
+    shared = min(fit.per_node, ranks) if ranks > fit.per_node else 1
+    whole = union_of(scale, ranks)
+    out = scale.touched * scale.wide * (ranks - 1) / ranks
+    back = whole * scale.wide * (ranks - 1) / ranks
+    messages = 2 * ceil(log2(ranks)) + 2 * min(ranks - 1, 2 * ceil(log2(ranks)))
+    wires = messages * wire.latency_s + (out + back) * wire.byte_s * shared
+    return learn, wires + scale.merge_s * (scale.touched + whole)
+
+
+def weak(fit: Fit, scale: Scale, ranks: Sequence[int]) -> list[tuple[int, float]]:
+    """(ranks, efficiency): the rate a rank keeps, against one rank alone."""
+    return [(p, scale.rows * scale.row_s / sum(step_s(fit, scale, p))) for p in ranks]

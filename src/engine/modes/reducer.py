@@ -1,0 +1,202 @@
+"""One allreduce for dense float32 updates, by the codec and route that pay: as told, or measured and chosen.
+
+    fit (once): latency and bandwidth of the links, encode and decode per element
+    choose:     predictions shortlist candidates; each is tried on real steps, dense beside it; the quickest stays
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.cluster import route as plan
+from engine.codec import lowrank, quant, sparse  # noqa: F401
+from engine.codec.base import codec as make_codec
+from engine.comm import tree  # noqa: F401
+from engine.comm.coded import Coded, Lowrank
+from engine.comm.dense import ROUTES, allreduce
+from engine.comm.sparse import Sparse
+from engine.types import Array, Link
+
+TAG = 112
+PROBE = 1 << 18  # elements on which codecs are timed
+TRIALS = 3  # real steps each shortlisted candidate is tried on
+WIN = 0.97  # of dense's time: what a candidate has to reach in trials to be taken
+AUTO = ("dense", "bf16", "int8", "sign", "topk")
+
+
+def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 5) -> dict[str, plan.Wire]:
+    """Latency and seconds a byte, near (ranks of a node) and far (between nodes), as the slowest pair sees them (collective).
+
+    Each rank swaps with a partner in both directions at once; where all ranks share a node, far is near.
+    """
+    found: dict[str, plan.Wire] = {}
+    for name, distance in (("near", 1), ("far", max(1, link.nodes.count(link.nodes[0])))):
+        peer = _partner(link, distance)
+        times = []
+        for size in (8, size_bytes):
+            out, room, best = np.zeros(size, np.uint8), np.empty(size, np.uint8), np.inf
+            for _ in range(rounds):
+                link.barrier(name="fit wires")
+                began = time.perf_counter()
+                if peer is not None:
+                    going = link.send(out, peer, name="fit wires", tag=TAG)
+                    link.recv(room, peer, name="fit wires", tag=TAG).wait()
+                    going.wait()
+                    best = min(best, time.perf_counter() - began)
+            times.append(best if np.isfinite(best) else 0.0)
+        short, long = link.allreduce(np.array(times), op="max", name="fit wires")
+        found[name] = plan.Wire(float(short), float(max(0.0, long - short) / size_bytes))
+    return found
+
+
+def _partner(link: Link, distance: int) -> int | None:
+    """Ranks paired `distance` apart; None for one left over."""
+    peer = link.rank + distance if (link.rank // distance) % 2 == 0 else link.rank - distance
+    return peer if peer < link.size else None
+
+
+def measure_codecs(names: Sequence[str], density: float = 0.01) -> tuple[dict[str, float], dict[str, float], float]:
+    """Seconds an element: encode and decode by codec, and a float32 sum."""
+    g = np.random.default_rng(1).standard_normal(PROBE, np.float32)
+    encode, decode, acc = {}, {}, np.zeros(PROBE, np.float32)
+    for name in names:
+        if name in ("dense", "lowrank"):
+            continue
+        made = make_codec(name, **({"density": density} if name == "topk" else {}))
+        state = made.init(PROBE)
+        frame = made.encode(g, state, 0)
+        encode[name] = _best(lambda made=made, state=state: made.encode(g, state, 1)) / PROBE  # type: ignore[misc]
+        decode[name] = _best(lambda made=made, frame=frame: made.decode_add(frame, acc)) / PROBE  # type: ignore[misc]
+    return encode, decode, _best(lambda: np.add(acc, g, out=acc)) / PROBE
+
+
+def _best(act: Callable[[], Any], rounds: int = 4) -> float:
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def fit(link: Link, names: Sequence[str] = AUTO, density: float = 0.01) -> plan.Fit:
+    """The constants of this machine and job, the same on every rank: the slowest rank's (collective)."""
+    wires = measure_wires(link)
+    encode, decode, add = measure_codecs(names, density)
+    keys = sorted(encode)
+    mine = np.array([*(encode[k] for k in keys), *(decode[k] for k in keys), add])
+    worst = link.allreduce(mine, op="max", name="fit codecs").tolist()
+    each = max(link.nodes.count(node) for node in set(link.nodes))
+    return plan.Fit(wires["near"], wires["far"], each, worst[-1], dict(zip(keys, worst, strict=False)),
+                    dict(zip(keys, worst[len(keys) : -1], strict=True)))
+
+
+class Reducer:
+    """Sum over ranks of float32 `(n,)`, the same bytes everywhere. `codec`: dense, bf16, int8, int4, sign, topk[:density],
+    lowrank[:rank], or auto = the quickest of `allowed`.  `route` of dense: native (the MPI's own), ring, halving, ….
+
+    Lossy codecs keep what they did not send as residuals. `lines()` explains an automatic choice.
+    """
+
+    def __init__(self, link: Link, n: int, codec: str = "auto", *, route: str = "native", allowed: Sequence[str] = AUTO,
+                 name: str = "gradient", constants: plan.Fit | None = None) -> None:
+        kind, _, number = codec.partition(":")
+        if kind != "auto" and kind not in plan.CODECS:
+            raise ValueError(f"codec {codec!r}: expected auto or one of {', '.join(plan.CODECS)}")
+        if route != "native" and route not in ROUTES:
+            raise ValueError(f"route {route!r}: expected native or one of {', '.join(sorted(ROUTES))}")
+        self.link, self.n, self.name, self.route = link, n, name, route
+        self.density = float(number) if number and kind == "topk" else 0.01
+        self.rank = int(number) if number and kind == "lowrank" else 4
+        self.allowed = tuple(allowed)
+        self._made: dict[str, Callable[[Array], Array]] = {}
+        self.picked = "" if kind == "auto" else kind
+        self.measured: dict[str, float] = {}
+        self._carry: Array | None = None  # residuals of candidates that were not taken
+        self.times: dict[str, list[float]] = {}
+        self._fit = constants
+        self._shortlist: list[str] = []
+        if kind == "auto" and link.size > 1:
+            self._fit = constants or fit(link, self.allowed, self.density)
+            self._shortlist = [g.codec for g in plan.choose(self._fit, link.size, n, self.allowed, density=self.density)][:3]
+            if "dense" not in self._shortlist:
+                self._shortlist[-1] = "dense"
+        if self._shortlist == ["dense"] or (kind == "auto" and link.size == 1):
+            self.picked = "dense"
+
+    def __call__(self, g: Array) -> Array:
+        if self.picked:
+            if self._carry is not None:
+                g, self._carry = g + self._carry, None
+            return self._by(self.picked, g)
+        turn = min(self._shortlist, key=lambda name: len(self.times.get(name, [])))
+        self.link.barrier(name=f"{self.name}: trial")
+        began = time.perf_counter()
+        total = self._by(turn, g)
+        self.times.setdefault(turn, []).append(time.perf_counter() - began)
+        if all(len(self.times.get(name, [])) > TRIALS for name in self._shortlist):
+            self._pick()
+        return total
+
+    def _pick(self) -> None:
+        """The least of the slowest rank's median (the first trial warms up); dense unless another is clearly quicker."""
+        mine = np.array([np.median(self.times[name][1:]) for name in self._shortlist])
+        worst = self.link.allreduce(mine, op="max", name=f"{self.name}: trials")
+        self.measured = dict(zip(self._shortlist, worst.tolist(), strict=True))
+        best = min(self.measured, key=lambda name: self.measured[name])
+        self.picked = best if self.measured[best] <= WIN * self.measured["dense"] else "dense"
+        kept = {name: made for name, made in self._made.items() if name == self.picked}
+        dropped = {name: made for name, made in self._made.items() if name != self.picked}
+        self._made = dropped
+        self._carry, self._made = self.owed(), kept
+
+    def owed(self) -> Array:
+        """What this rank's residuals hold, float32 `(n,)`: not yet in any sum."""
+        total = np.zeros(self.n, np.float32) if self._carry is None else self._carry.copy()
+        for made in self._made.values():
+            held = getattr(made, "residual", None)
+            if held is not None:
+                total += held() if callable(held) else held
+        return total
+
+    def _by(self, name: str, g: Array) -> Array:
+        if name == "dense":
+            if self.route == "native":
+                return self.link.allreduce(g, name=self.name)
+            return allreduce(self.link, g, route=self.route, name=self.name, checked=True)
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name](g)
+
+    def _make(self, name: str) -> Callable[[Array], Array]:
+        if name == "lowrank":
+            return Lowrank(self.link, self.n, rank=self.rank, name=self.name)
+        if name == "topk":
+            return _Dense(Sparse(self.link, self.n, self.density, name=self.name), self.n)
+        return Coded(self.link, self.n, lambda stream: make_codec(name), name=self.name)
+
+    def lines(self) -> list[str]:
+        """Why the codec in use was taken."""
+        if self._fit is None:
+            return [f"{self.n} float32 over {self.link.size} ranks: {self.picked}, as told"]
+        return plan.explain(self._fit, self.link.size, self.n, self.allowed, self.picked, self.measured, density=self.density)
+
+
+class _Dense:
+    """A sparse allreduce whose result is dense."""
+
+    def __init__(self, made: Sparse, n: int) -> None:
+        self.made, self.n = made, n
+
+    @property
+    def residual(self) -> Array:
+        return self.made.residual
+
+    def __call__(self, g: Array) -> Array:
+        index, value = self.made(g)
+        total = np.zeros(self.n, np.float32)
+        total[index] = value
+        return total

@@ -1,0 +1,53 @@
+"""The planner's executor: as told or as measured, the sum is right, the same everywhere, and the choice is explained."""
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from engine.cluster import route as plan
+from engine.comm.local import Alone, group
+from engine.modes.reducer import Reducer
+
+N = 20_000
+
+
+def drawn(rank, step):
+    return np.random.default_rng(rank * 100 + step).normal(size=N).astype(np.float32)
+
+
+def on_ranks(size, work, **options):
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(work, group(size, timeout_s=20, **options)))
+
+
+SLOW = plan.Fit(plan.Wire(1e-5, 1e-7), plan.Wire(1e-5, 1e-7), 1, 2e-10,
+                dict.fromkeys(("bf16", "int8", "sign", "topk"), 1e-9), dict.fromkeys(("bf16", "int8", "sign", "topk"), 1e-9))
+
+
+@pytest.mark.parametrize("codec", ["dense", "bf16", "int8", "sign", "topk:0.05", "lowrank:2", "auto"])
+def test_what_comes_and_what_is_owed_is_what_was_given(codec):
+    def work(link):
+        made = Reducer(link, N, codec, constants=SLOW)
+        sums = [made(drawn(link.rank, s)) for s in range(14)]
+        return sums, made.owed(), made.picked, made.lines()
+
+    found = on_ranks(3, work)
+    for s in range(14):
+        assert len({sums[s].tobytes() for sums, *_ in found}) == 1
+    exact = sum(drawn(r, s).astype(np.float64) for r in range(3) for s in range(14))
+    came = sum(x.astype(np.float64) for x in found[0][0]) + sum(owed.astype(np.float64) for _, owed, *_ in found)
+    np.testing.assert_allclose(came, exact, atol=2e-3)
+    assert len({picked for *_, picked, _ in found}) == 1 and found[0][2]
+    if codec == "auto":
+        assert any("<- taken" in line for line in found[0][3]) and any("tried:" in line for line in found[0][3])
+
+
+def test_one_rank_needs_no_plan():
+    made = Reducer(Alone(), N)
+    assert np.array_equal(made(drawn(0, 0)), drawn(0, 0)) and made.picked == "dense"
+
+
+@pytest.mark.parametrize(("bad", "words"), [({"codec": "zip"}, "int8"), ({"route": "star"}, "halving")])
+def test_unknown_words_name_those_there_are(bad, words):
+    with pytest.raises(ValueError, match=words):
+        Reducer(Alone(), N, **bad)
