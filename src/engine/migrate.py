@@ -30,7 +30,8 @@ class Mover:
         rank = self.table.rank
         astray = self.slots[self.ledger.owner[self.slots] != rank]
         if len(astray):
-            raise ShardError(f"migrate: slot {int(astray[0])} is of rank {int(self.ledger.owner[astray[0]])}, not of rank {rank}")
+            owner = int(self.ledger.owner[astray[0]])
+            raise ShardError(f"migrate: slot {int(astray[0])} is of rank {owner}, not of rank {rank}")
         if target == rank or not 0 <= target < self.table.ranks:
             raise ShardError(f"migrate: expected a target other than rank {rank} below {self.table.ranks}, found {target}")
         self.wanted = np.zeros(self.ledger.room, np.uint8)
@@ -65,7 +66,7 @@ class Mover:
             try:
                 next(steps)
             except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+                return end.value
 
     def _carried(self, action: move.Action) -> Generator[str, None, move.Event | None]:
         try:

@@ -193,7 +193,7 @@ def _refused(state: Move, event: Refused) -> tuple[Move, list[Action]]:
                 return failed, [Open(moved=False)]
             return replace(state, tries=state.tries + 1), [Flip()]  # nothing may be said until it is known
         case _:
-            return replace(state, tries=state.tries + 1), [Tell()] if not event.dead else [Tell()]
+            return replace(state, tries=state.tries + 1), [Tell()]
 
 
 def settle(rank: int, owner: int, alive: frozenset[int] | set[int]) -> Literal["keep", "drop", "recover"]:

@@ -319,8 +319,9 @@ class Table:
         """Keeps a dirty set (0: migration, 1: journal and replicas) from now on, beginning empty."""
         self.slab.keep_dirty(dirty, on)
 
-    def put(self, rank: int, rows: Rows) -> None:
+    def put(self, rank: int, rows: Rows | Sequence[Array]) -> None:
         """Copies of rows to a rank, taken where they are newer than what it has."""
+        rows = Rows(*rows)
         at, pause = 0, _Pause(self, f"copy of rows to rank {rank}")
         most = (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
         while at < len(rows.keys):
@@ -344,7 +345,8 @@ class Table:
             return max(0, self.buckets // 8 * 7 - held["used"] - held["graves"])
         return int(self.ask(rank, "clock", rooms=8).body[4:8].view(np.uint32)[0])
 
-    def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES, **more: Any) -> Reply:
+    def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
+            **more: Any) -> Reply:
         """One request to the server of another rank."""
         return self._ask([(rank, self._frame(kind, parts, count, **more))], [rooms], kind)[0]
 
