@@ -25,9 +25,11 @@ from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store import heal
 from engine.store.spool import Spool
-from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, State
 from engine.update import drift
 from engine.update import policy as policies
+from engine.update import strategy as plans
+from engine.update.distill import distill
 from engine.watch.meter import Meter
 
 WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
@@ -139,11 +141,46 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(own_section(config), {}) | {"batch": config.update.batch}
+    options = sections["model"] | sections.get(own_section(config), {}) 
+    recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
+    if config.model.kind != "linear":
+        options = options | {"batch": recipe.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed, policy=policies.parse(config.update.chain or "adam"), memory=memory,
+        config.run.seed, policy=policy(config), memory=memory,
         detect=lambda: drift.make(config.update.drift or "adwin")))
+
+
+def relearned(config: Config) -> plans.Wish:
+    """The settings of `[update]` that a strategy is made from."""
+    u = config.update
+    return plans.Wish(u.chain, u.batch, u.every, u.window, u.epochs, u.parts)
+
+
+def policy(config: Config) -> Policy:
+    """The chain of the strategy, behind the teacher's where there is one."""
+    recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
+    made = policies.parse(recipe.chain or "adam")
+    if not config.update.teacher:
+        if config.update.strategy == "distil":
+            raise ConfigError("strategy distil: expected a teacher, found none", fix="update.teacher=DIR, a checkpoint")
+        return made
+    return policies.chain(distill(loaded(config.update.teacher), config.update.teacher_share), made)
+
+
+def loaded(directory: str) -> Model:
+    """The model of the newest checkpoint in a directory, for predicting alone."""
+    found = store.latest(directory)
+    if found is None:
+        raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
+    state, meta = store.load(found)
+    config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
+    width, sparse, task = meta["schema"]
+    if config.clean.stages:
+        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
+    model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    return model
 
 
 def own_section(config: Config) -> str:
@@ -250,6 +287,8 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    if job.tactic is not None:
+        state |= job.tactic.state()
     for thread, model in enumerate(job.team.models):
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
@@ -261,7 +300,7 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
@@ -286,7 +325,7 @@ def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
     model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", own_section(config))) if name in sections
-             for key, value in sorted(sections[name].items())}
+             for key, value in sorted(sections[name].items()) if name != "update" or key in ("chain", "batch", "drift")}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 
@@ -308,8 +347,10 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
     _restore_own(job, state)
+    if job.tactic is not None:
+        job.tactic.load(state)
     if job.stage is not None:
         job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])
