@@ -16,6 +16,7 @@ from bench.timing import Timed, alone, paired
 
 LIMIT_S = 540.0  # a bench without `long` ends within 10 minutes
 BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source")
+MORE = {"learn": ("model", "continual")}  # further modules with cases of a bench
 
 
 class Missing(Exception):
@@ -55,6 +56,8 @@ def case(bench: str, name: str) -> Callable[[Case], Case]:
 def load(bench: str) -> dict[str, Case]:
     """All cases of a bench, by name in the order they stand in the file."""
     importlib.import_module(f"bench.{bench}")
+    for more in MORE.get(bench, ()):
+        importlib.import_module(f"bench.{more}")
     return REGISTRY.get(bench, {})
 
 
