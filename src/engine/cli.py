@@ -114,9 +114,9 @@ def shard(args: argparse.Namespace, guard: Any) -> int:
 
 @verb
 def init(args: argparse.Namespace, guard: Any) -> int:
-    from engine.template import SCRIPTS
+    from engine.template import SCRIPTS, settings
 
-    text = SCRIPTS[args.scheduler]
+    text = settings() if args.scheduler == "toml" else SCRIPTS[args.scheduler]
     if args.output:
         try:
             with open(args.output, "x") as file:
@@ -219,8 +219,8 @@ def parser() -> argparse.ArgumentParser:
                                ("per-rack", 0, "nodes a rack (0: one rack)"), ("rows", 20_000, "rows to look at")):
         cut.add_argument(f"--{flag}", type=int, default=value, metavar="N", help=f"{about} (default {value})")
     cut.add_argument("--json", action="store_true")
-    script = verbs.add_parser("init", help="write a commented job script")
-    script.add_argument("scheduler", choices=("slurm", "pbs"))
+    script = verbs.add_parser("init", help="write a commented job script, or a configuration with every setting (toml)")
+    script.add_argument("scheduler", choices=("slurm", "pbs", "toml"))
     script.add_argument("-o", "--output", default="")
     return top
 

@@ -279,12 +279,12 @@ class Config:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
-        lines = []
-        for section, values in self.to_dict().items():
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {_toml(section, key, value)}" for key, value in values.items() if value is not None]
-            lines.append("")
-        return "\n".join(lines)
+        return "\n".join("\n".join([f"[{name}]", *self.section_toml(name), ""]) for name in self.to_dict())
+
+    def section_toml(self, section: str) -> list[str]:
+        """`key = value` of each setting of a section that has a value."""
+        values = self.to_dict()[section]
+        return [f"{key} = {_toml(section, key, value)}" for key, value in values.items() if value is not None]
 
 
 CHOICES = {

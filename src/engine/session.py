@@ -111,7 +111,8 @@ class Session:
 
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
-        none = np.full(len(x) if hasattr(x, "__len__") else x.shape[0], np.nan, np.float32)
+        x = x if self.schema.sparse else host(x)
+        none = np.full(x.shape[0], np.nan, np.float32)
         batch, stage = self._batch(x, none, None), self._job.stage
         with getattr(self._job.team, "lock", nullcontext()):
             return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
