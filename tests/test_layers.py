@@ -21,7 +21,7 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "relearn", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+TOP = {"job", "relearn", "compare", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
        "protect", "pulse", "supervise", "mend", "flush", "archive", "shards", "placement", "modes"}
 WALLS = {

@@ -133,6 +133,7 @@ class Update:
     `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
     are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
     none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
+    `delay`: rows after which the label of a row comes; it is scored before and learned then.
     """
 
     chain: str = ""
@@ -148,6 +149,7 @@ class Update:
     spool: str = "memory"
     gate: str | None = None
     publish: str = ""
+    delay: int = 0
     teacher: str = ""
     teacher_share: float = 0.5
 
