@@ -80,6 +80,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
+    if config.clean.stages and data.missing == "zero":
+        options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
@@ -298,7 +300,7 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
