@@ -158,7 +158,8 @@ class Exchange:
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
     local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
-    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `codec`: how parameters of dense models travel: exact,
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `balance`: with ssp, a slower rank takes
+    fewer rows (data.rule=part).  `codec`: how parameters of dense models travel: exact,
     dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
     (the MPI's own), ring, halving, doubling, tree, node.
     """
@@ -173,6 +174,7 @@ class Exchange:
     damp: float = 0.0
     momentum: float = 0.0
     budget: float = 0.005
+    balance: bool = False
 
 
 @dataclass
