@@ -82,6 +82,7 @@ class Model:
     batch: int = 0
     interactions: bool = False
     scale: bool | None = None
+    make: str = ""
 
 
 @dataclass
