@@ -91,11 +91,11 @@ class Sparse(Valued):
             raise FrameError(f"sparse: expected {opened.count} indices below {n}, found {len(index)}")
         return index
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         e = residual(state, g.size)
         index, value, bad = self.pick(source(g), state, step)
         rest = np.ascontiguousarray(value)
-        made = self.values.codes(None, rest, step)
+        made = self.values.codes(None, rest, step, self.values.rooms(len(rest)))
         if made.bad or self.values.name != "f32":
             e[index] += rest
         chunks = made.chunks
@@ -163,7 +163,8 @@ class Threshold(Sparse):
         super().__init__(values)
 
     def init(self, n: int) -> State:
-        return {"residual": np.zeros(n, np.float32), "edge": np.full(1, -1, np.float32)}
+        """`edge` float32 `(2,)`: the next threshold, and the one that would have been exact in the last step."""
+        return {"residual": np.zeros(n, np.float32), "edge": np.full(2, -1, np.float32)}
 
     def share(self, n: int) -> int:
         return min(n, max(1, round(self.density * n)))
@@ -174,7 +175,9 @@ class Threshold(Sparse):
         if t <= 0:
             t = first_edge(floats(g) if g.dtype != np.uint16 else widened(g), e, k)
         index, value, count, bad = collect(g, e, t, 2 * k + 128)
-        state["edge"][0] = self.follow(t, value[:count], k)
+        exact, last = self.follow(t, value[:count], k), float(state["edge"][1])
+        ahead = exact + (exact - last if last > 0 else 0)  # residuals grow for a while: so does the edge
+        state["edge"][:] = min(2 * exact, max(exact / 2, ahead)), exact
         return index[:count], value[:count], bad
 
     @staticmethod
@@ -231,8 +234,8 @@ class Randomk(Sparse):
             e[:] = 0
         return index, value, bad
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
-        made = super().parts(g, state, step)
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
+        made = super().parts(g, state, step, room)
         if self.unbiased:
             state["residual"][:] = 0
         return made
@@ -281,10 +284,10 @@ class Rows(Sparse):
         matrix[row] = 0
         return row, value, bad
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         e = residual(state, g.size)
         row, rest, bad = self.pick(source(g), state, step)
-        made = self.values.codes(None, rest, step)
+        made = self.values.codes(None, rest, step, self.values.rooms(len(rest)))
         e.reshape(-1, self.width)[row] += rest.reshape(-1, self.width)
         chunks = [*made.chunks, np.frombuffer(index_encode(row, g.size // self.width), np.uint8)]
         return Parts(chunks, block=made.block, count=len(row), bad=bad)
