@@ -15,7 +15,7 @@ from bench.row import Bars, Row, absent, row
 from bench.timing import Timed, alone, paired
 
 LIMIT_S = 540.0  # a bench without `long` ends within 10 minutes
-BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source")
+BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source", "fault")
 
 
 class Missing(Exception):

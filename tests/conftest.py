@@ -16,6 +16,7 @@ from engine.comm import probe
 
 INSIDE = "ENGINE_RANKS" in os.environ
 TIMEOUT_S = 120.0
+MEETS_MPI = {"ranks", "comm", "embed"}  # folders whose tests start real ranks, by themselves too
 
 settings.register_profile("engine", deadline=None)
 settings.register_profile("ranks", deadline=None, derandomize=True, database=None, max_examples=25)
@@ -62,6 +63,15 @@ def pytest_generate_tests(metafunc):
         if "size" not in metafunc.fixturenames:
             metafunc.fixturenames.append("size")
         metafunc.parametrize("size", mark.args, ids=lambda n: f"n{n}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`mpi` marks what meets an MPI: the second MPI need not repeat the rest, which knows of none."""
+    for item in items:
+        there = MEETS_MPI & set(item.path.relative_to(item.config.rootpath).parts)
+        if there or item.get_closest_marker("ranks") or "mpirun" in item.fixturenames:
+            item.add_marker("mpi")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,6 +7,7 @@ import types
 import pytest
 
 from engine import cli
+from engine.config import Config, known, resolve
 from engine.errors import ConfigError
 
 LISTED = "import sys, runpy, contextlib\nsys.argv = ['engine', *%r]\ntry: runpy.run_module('engine', run_name='__main__')\n" \
@@ -88,6 +89,15 @@ def test_job_scripts_are_shell_and_requeue_on_75(scheduler, tmp_path):
     assert engine("init", scheduler).stdout == text
     again = engine("init", scheduler, "-o", str(path))
     assert again.returncode == 64 and "already there" in again.stderr
+
+
+def test_the_configuration_with_every_setting_is_the_default(tmp_path):
+    path = tmp_path / "all.toml"
+    assert engine("init", "toml", "-o", str(path)).returncode == 0
+    assert resolve(path, env={}) == Config()
+    text = path.read_text()
+    assert all(f"{name.split('.')[1]} =" in text for name in known())
+    assert 'learner = "ftrl"  # sgd | adagrad' in text
 
 
 def test_slurm_is_told_which_pmi_and_when_to_warn():

@@ -17,6 +17,7 @@ FLAGS = {
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
+    "spool": ("data.spool", "DIR", "keep rows that cannot be asked for again here before they are acknowledged"),
     "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part"),
     "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
@@ -113,9 +114,9 @@ def shard(args: argparse.Namespace, guard: Any) -> int:
 
 @verb
 def init(args: argparse.Namespace, guard: Any) -> int:
-    from engine.template import SCRIPTS
+    from engine.template import SCRIPTS, settings
 
-    text = SCRIPTS[args.scheduler]
+    text = settings() if args.scheduler == "toml" else SCRIPTS[args.scheduler]
     if args.output:
         try:
             with open(args.output, "x") as file:
@@ -168,7 +169,8 @@ def configured(args: argparse.Namespace) -> Any:
     if source is not None:
         words.remove(source)
         given.append(f"data.source={source}")
-    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto")):
+    for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
+                          ("follow", "data.follow=true")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -192,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("settings", nargs="*", metavar="SOURCE | section.key=value")
     _learning(learn)
     learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    learn.add_argument("--follow", action="store_true", help="go on reading what comes into a file or folder [data.follow]")
     show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
     _learning(show)
     score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")
@@ -216,8 +219,8 @@ def parser() -> argparse.ArgumentParser:
                                ("per-rack", 0, "nodes a rack (0: one rack)"), ("rows", 20_000, "rows to look at")):
         cut.add_argument(f"--{flag}", type=int, default=value, metavar="N", help=f"{about} (default {value})")
     cut.add_argument("--json", action="store_true")
-    script = verbs.add_parser("init", help="write a commented job script")
-    script.add_argument("scheduler", choices=("slurm", "pbs"))
+    script = verbs.add_parser("init", help="write a commented job script, or a configuration with every setting (toml)")
+    script.add_argument("scheduler", choices=("slurm", "pbs", "toml"))
     script.add_argument("-o", "--output", default="")
     return top
 

@@ -23,7 +23,11 @@ Every = int | float | None
 
 @dataclass
 class Data:
-    """What is read, how it is parsed, and which rank learns which row."""
+    """What is read, how it is parsed, and which rank learns which row.
+
+    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those; `idle`:
+    a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    """
 
     source: str = ""
     format: str | None = None
@@ -39,6 +43,13 @@ class Data:
     quoted_newlines: bool = False
     task: str | None = None
     piece_bytes: int = 1 << 21
+    follow: bool = False
+    columns: Names = ()
+    wait: float = 60.0
+    idle: float = 0.0
+    spool: str = ""
+    spool_bytes: int = 1 << 30
+    spool_keep: bool = False
     rule: str = "deal"
     key: str | None = None
 
@@ -118,12 +129,27 @@ class Stats:
 class Update:
     """How models that give gradients learn: the chain of policies ("" = adam), and rows a step (None = the kind's own).
 
-    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors ("" = none; a forest's trees: adwin).
+    `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors (None = none; a forest's trees: adwin),
+    `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
+    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
+    none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
     """
 
     chain: str = ""
     batch: int | None = None
-    drift: str = ""
+    drift: str | None = None
+    on_drift: str = "mark"
+    strategy: str = "incremental"
+    budget: str = ""
+    every: int = 1000
+    window: int = 0
+    epochs: int = 1
+    parts: Names = ()
+    spool: str = "memory"
+    gate: str | None = None
+    publish: str = ""
+    teacher: str = ""
+    teacher_share: float = 0.5
 
 
 @dataclass
@@ -253,20 +279,24 @@ class Config:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
-        lines = []
-        for section, values in self.to_dict().items():
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {_toml(section, key, value)}" for key, value in values.items() if value is not None]
-            lines.append("")
-        return "\n".join(lines)
+        return "\n".join("\n".join([f"[{name}]", *self.section_toml(name), ""]) for name in self.to_dict())
+
+    def section_toml(self, section: str) -> list[str]:
+        """`key = value` of each setting of a section that has a value."""
+        values = self.to_dict()[section]
+        return [f"{key} = {_toml(section, key, value)}" for key, value in values.items() if value is not None]
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
+    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
+    "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
+    "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
+    "update.gate": ("accuracy", "logloss", "rmse", "mae"),
     "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
@@ -277,8 +307,10 @@ PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|goss
                               "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
-LOWEST = {"exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
+LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
+          "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
+          "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +20,16 @@ from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.ahead import Ahead
+from engine.source.live import Live, LiveSource, together
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store import heal
-from engine.types import Array, Batch, Block, Link, Model, Schema, Source, State
+from engine.store.spool import Spool
+from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, State
 from engine.update import drift
 from engine.update import policy as policies
+from engine.update import strategy as plans
+from engine.update.distill import distill
 from engine.watch.meter import Meter
 
 WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
@@ -54,6 +59,11 @@ def agreed(link: Link, act: Callable[[], Any], name: str) -> Any:
 def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     """The source, with the schema rank 0 found; an error on every rank where any cannot open it."""
     given = source if source is not None else config.data.source
+    if isinstance(given, str) and config.data.follow and not given.startswith("follow:"):
+        given = f"follow:{given}"
+    if config.data.spool and not config.checkpoint.dir:
+        raise ConfigError("data.spool: rows leave the spool when a checkpoint holds them, found no checkpoint.dir",
+                          fix="--checkpoint DIR, or no spool")
     if not isinstance(given, str):
         return given
     options = source_options(config)
@@ -70,9 +80,20 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
+    if config.clean.stages and data.missing == "zero":
+        options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
+    options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
     return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
+
+
+def spool(config: Config, feed: str) -> Spool | None:
+    """The spool of the feed of this name, where rows are spooled."""
+    if not config.data.spool:
+        return None
+    folder = re.sub(r"[^A-Za-z0-9._-]+", "_", feed).strip("_")
+    return Spool(os.path.join(config.data.spool, folder), limit_bytes=config.data.spool_bytes, keep=config.data.spool_keep)
 
 
 def interval(config: Config) -> int:
@@ -120,11 +141,46 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
     """The model of `model.kind` for rows of this schema; its options are those of `[model]` and of the kind's section."""
     sections = config.to_dict()
-    options = sections["model"] | sections.get(own_section(config), {}) | {"batch": config.update.batch}
+    options = sections["model"] | sections.get(own_section(config), {}) 
+    recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
+    if config.model.kind != "linear":
+        options = options | {"batch": recipe.batch}
     return registry.build(config.model.kind, registry.Spec(
         schema, classes(config, schema) if schema.task == "multiclass" else 1, options, config.exchange.merge, tracked,
-        config.run.seed, policy=policies.parse(config.update.chain or "adam"), memory=memory,
+        config.run.seed, policy=policy(config), memory=memory,
         detect=lambda: drift.make(config.update.drift or "adwin")))
+
+
+def relearned(config: Config) -> plans.Wish:
+    """The settings of `[update]` that a strategy is made from."""
+    u = config.update
+    return plans.Wish(u.chain, u.batch, u.every, u.window, u.epochs, u.parts)
+
+
+def policy(config: Config) -> Policy:
+    """The chain of the strategy, behind the teacher's where there is one."""
+    recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
+    made = policies.parse(recipe.chain or "adam")
+    if not config.update.teacher:
+        if config.update.strategy == "distil":
+            raise ConfigError("strategy distil: expected a teacher, found none", fix="update.teacher=DIR, a checkpoint")
+        return made
+    return policies.chain(distill(loaded(config.update.teacher), config.update.teacher_share), made)
+
+
+def loaded(directory: str) -> Model:
+    """The model of the newest checkpoint in a directory, for predicting alone."""
+    found = store.latest(directory)
+    if found is None:
+        raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
+    state, meta = store.load(found)
+    config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
+    width, sparse, task = meta["schema"]
+    if config.clean.stages:
+        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
+    model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    return model
 
 
 def own_section(config: Config) -> str:
@@ -154,6 +210,8 @@ def classes(config: Config, schema: Schema) -> int:
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
     k, mine = interval(config) * threads(config), threads(config)
+    if isinstance(source, LiveSource):
+        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -211,6 +269,8 @@ def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
     parts = link.gather(part, name="checkpoint parts")
     meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
     agreed(link, lambda: _commit(directory, step, parts, meta, config) if parts is not None else None, "commit checkpoint")
+    if isinstance(job.stream, Live):
+        job.stream.committed()
 
 
 def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config: Config) -> None:
@@ -227,6 +287,8 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
+    if job.tactic is not None:
+        state |= job.tactic.state()
     for thread, model in enumerate(job.team.models):
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
@@ -238,7 +300,7 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
@@ -252,6 +314,10 @@ def position(job: loop.Job) -> dict[str, Any] | None:
     if isinstance(job.stream, streams.Placed):
         marks = job.link.gather(job.stream.mark(), name="positions")
         return None if marks is None else streams.merged(marks, job.clock.rows, job.label).dump()
+    if isinstance(job.stream, Live):
+        live = job.link.gather(job.stream.mark(), name="positions")
+        found = streams.Position(order=job.clock.rows, label=job.label, live=together(live or (), job.stream.began))
+        return None if live is None else found.dump()
     return job.stream.position.dump() if isinstance(job.stream, streams.Dealt) else None
 
 
@@ -259,7 +325,7 @@ def matching(config: Config, schema: Schema) -> dict[str, Any]:
     """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
     sections = config.to_dict()
     model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", own_section(config))) if name in sections
-             for key, value in sorted(sections[name].items())}
+             for key, value in sorted(sections[name].items()) if name != "update" or key in ("chain", "batch", "drift")}
     model["clean.stages"] = list(config.clean.stages)
     return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
 
@@ -281,8 +347,10 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
     _restore_own(job, state)
+    if job.tactic is not None:
+        job.tactic.load(state)
     if job.stage is not None:
         job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])

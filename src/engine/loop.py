@@ -8,7 +8,7 @@ takes part with weight 0, so uneven data never hangs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick,
 from engine.comm import sync
 from engine.crew import Crew
 from engine.source import stream as streams
-from engine.types import Array, Batch, Counts, Link, Model, Update
+from engine.types import Array, Batch, Block, Counts, Link, Model, State, Update
 from engine.update.merge import combine
 from engine.watch.meter import Meter
 
@@ -45,6 +45,16 @@ class Keeper(Protocol):
     def pledge(self) -> list[float]: ...
     def heard(self, table: Array) -> None: ...
     def commit(self, job: Job) -> None: ...
+
+
+class Tactic(Protocol):
+    """What learns otherwise than each row as it comes: its three figures of each vote are `(ranks, 3)` when it hears them."""
+
+    def learn(self, job: Job, rows: Batch) -> tuple[Batch, Array]: ...
+    def pledge(self) -> list[float]: ...
+    def heard(self, job: Job, table: Array, total: int, left: bool) -> None: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
 
 
 class Team:
@@ -106,6 +116,7 @@ class Job:
     exchange: Exchange = synchronous
     merged: Update | None = None
     keeper: Keeper | None = None
+    tactic: Tactic | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
@@ -161,7 +172,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
         if rows is not None and len(rows) and job.stage is not None:
             rows = job.stage.learn(rows)
         if rows is not None and len(rows):
-            rows, scores = job.team.learn(rows, job.k)
+            rows, scores = (job.team.learn(rows, job.k) if job.tactic is None else job.tactic.learn(job, rows))
         if job.shared:
             update = job.team.update()
     except Exception as caught:
@@ -173,12 +184,13 @@ def step(job: Job, rows: Batch | None) -> Tick:
     table = sync.vote(
         job.link,
         [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
-         STOPS.index(job.stop()), time.monotonic() - job.began_s, *(job.keeper.pledge() if job.keeper else ())],
+         STOPS.index(job.stop()), time.monotonic() - job.began_s,
+         *(job.tactic.pledge() if job.tactic else ()), *(job.keeper.pledge() if job.keeper else ())],
         error, name=f"step {job.clock.step + 1}",
     )
     voted = time.perf_counter()
     if job.keeper is not None:
-        job.keeper.heard(table[:, 6:])
+        job.keeper.heard(table[:, 9 if job.tactic else 6 :])
     job.merged = None
     score(job, rows, scores, table)
     if job.every_s:
@@ -187,6 +199,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
         job.exchange(job, update, table)
     if job.stage is not None:
         job.stage.exchange(job.link)
+    if job.tactic is not None:
+        job.tactic.heard(job, table[:, 6:9], job.clock.rows + int(table[:, 0].sum()), bool(table[:, 3].any()))
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
                           ("merge_s", time.perf_counter() - voted)):
         job.counts.add(name, seconds)

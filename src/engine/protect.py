@@ -35,10 +35,11 @@ from engine.flush import Flush
 from engine.kernels import _native
 from engine.pulse import Pulse, die_with_parent, fence, fenced
 from engine.source import stream as streams
+from engine.source.live import Live, together
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.keeper import Copy, Keeper
-from engine.store.record import Change, Record, decode_record, encode_record
+from engine.store.record import Change, Record, decode_record
 from engine.types import Array, Batch, Block, Link, Schema, State
 
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
@@ -99,7 +100,8 @@ class Protection:
         pids = [pid for host, pid, _ in said if host == hosts[link.rank]]
         self.killed = jobs.agreed(link, lambda: fence(root, self.epoch, spare=pids) if self.leads else [], "fence")
         limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
-        self.pulse = Pulse(root, self.epoch, link.rank, link.size, limits, lambda text: audit("fence", why=text))
+        self.pulse: Pulse = jobs.agreed(link, lambda: Pulse(root, self.epoch, link.rank, link.size, limits,
+                                                            lambda text: audit("fence", why=text)), "heartbeat")
         if hasattr(link, "alarm"):
             link.alarm = self.pulse.why
         self.guards = guards(self.nodes, config.fault.copies)
@@ -108,8 +110,10 @@ class Protection:
         self._copies: dict[int, Keeper] = {}
         self._seen: State = {}
         self._rows: dict[str, int] = {}
+        self._wide: dict[str, list[int]] = {}
         self._digest = 0
         self._began = self._committed = 0
+        self._told = True  # the first step committed after a recovery is told
         self.flush: Flush | None = None
         self._job: loop.Job | None = None
 
@@ -154,6 +158,9 @@ class Protection:
         check_match(meta, jobs.matching(self.config, schema), str(self.root))
         jobs.adopt(job, state, meta)
         check_canary(meta, job)
+        self._told = False
+        if self.link.rank == 0:
+            audit("recovered", step=choice.version, epoch=self.epoch, rows=meta["clock"][1])
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
         return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": choice.version}
 
@@ -236,6 +243,10 @@ class Protection:
                             f"{odd or list(range(len(table)))}", fix="start again: the last agreed step is taken")
         if self._own is None:
             return
+        if self._own.version > self._began and not self._told:
+            self._told = True
+            if self.link.rank == 0:
+                audit("committed", step=self._own.version, epoch=self.epoch)
         self._committed = self._own.version
         self.pulse.step(self._committed)
         crash.point("voted")
@@ -278,14 +289,14 @@ class Protection:
         changes, meta = tuple(self._changes(job)), self._meta(job)
         record = Record(job.clock.step, self._own.version, changes, meta, self.epoch, self._digest, self.link.rank,
                         self.link.size)
-        self._own.append(record)
+        frame = self._own.append(record)
         if self.flush is not None:
             self.flush.mark(record)
         crash.point("own")
         if any(self.guards):
-            packed = np.concatenate([np.frombuffer(b, np.uint8) for b in encode_record(record)])
+            packed = np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
             for ward, data in self._relayed(packed, "records to guards"):
-                self._copies[ward].append(decode_record(data))
+                self._copies[ward].append(decode_record(data), memoryview(data))  # type: ignore[arg-type]
         crash.point("kept")
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
@@ -329,11 +340,13 @@ class Protection:
         return found
 
     def _shard(self, job: loop.Job) -> State:
-        """This rank's share of the job's state, views where the model gives them."""
+        """This rank's share of the job's state, views where the model gives them; notes the shapes of wide blocks."""
         mine: State = {}
+        self._wide = {}
         for path, block in jobs.views(job).items():
             data = block.data if block.data.ndim else block.data[None]
             if data.ndim > 1 and data.nbytes > WIDE_BYTES * len(data):
+                self._wide[path] = list(data.shape)
                 data = np.ascontiguousarray(data).reshape(-1)
             if not path.startswith(PER_RANK):
                 self._rows[path] = len(data)
@@ -372,11 +385,11 @@ class Protection:
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
         if isinstance(stream, streams.Placed):
             meta["mark"] = stream.mark()
+        elif isinstance(stream, Live):
+            meta["live"], meta["began"] = stream.cursors, stream.began
         elif hasattr(stream, "position"):
             meta["position"] = stream.position.dump()
-        wide = {path: list(block.data.shape) for path, block in jobs.views(job).items()
-                if block.data.ndim > 1 and block.data.nbytes > WIDE_BYTES * len(block.data)}
-        return meta | {"shapes": wide, "canary": canary(job)}
+        return meta | {"shapes": self._wide, "canary": canary(job)}
 
 
 def canary(job: loop.Job) -> int:
@@ -469,4 +482,7 @@ def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) 
     if "mark" in meta:
         marks = [part["mark"] for _, _, part in parts]
         meta["position"] = streams.merged(marks, meta["clock"][1], float(meta["label"])).dump()
+    if "live" in meta:
+        live = together([part["live"] for _, _, part in parts], meta["began"])
+        meta["position"] = streams.Position(order=meta["clock"][1], label=float(meta["label"]), live=live).dump()
     return state, meta | {"ranks": shards}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, relearn
 from engine.cluster.clock import Rules, Save, Stop
 from engine.comm import sync
 from engine.config import Config, resolve
@@ -45,12 +45,17 @@ class Session:
             if self.config.exchange.split == "keys" and self.link.size > 1:
                 raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
                                   fix="use exchange.split=rows, or one rank with loop.threads")
+            self.events: list[dict[str, Any]] = []  # drifts, relearnings and what the gate kept back
             self._queue = _Queue()
             self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
+            self._job.tactic = relearn.start(self.config, self._job, self.schema, note=self._happened)
         except BaseException:
             if self.link is not comm:
                 self.link.close()
             raise
+
+    def _happened(self, name: str, rows: int, **more: Any) -> None:
+        self.events.append({"event": name, "rows": rows, **more})
 
     def partial_fit(self, x: Array, y: Array, *, weight: Array | None = None) -> Session:
         """Score, then learn this rank's rows, example by example (collective). `x` (n, width), `y` (n,).
@@ -106,7 +111,8 @@ class Session:
 
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
-        none = np.full(len(x) if hasattr(x, "__len__") else x.shape[0], np.nan, np.float32)
+        x = x if self.schema.sparse else host(x)
+        none = np.full(x.shape[0], np.nan, np.float32)
         batch, stage = self._batch(x, none, None), self._job.stage
         with getattr(self._job.team, "lock", nullcontext()):
             return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))

@@ -1,4 +1,8 @@
-"""Commented job scripts for batch systems, as `engine init` writes them."""
+"""What `engine init` writes: commented job scripts for batch systems, and a configuration with every setting."""
+from __future__ import annotations
+
+import inspect
+import textwrap
 
 SLURM = """\
 #!/bin/bash
@@ -48,3 +52,21 @@ exit $code
 """
 
 SCRIPTS = {"slurm": SLURM, "pbs": PBS}
+
+
+def settings() -> str:
+    """Every setting at its default as TOML, each section under what its docstring says; what has no default is a comment."""
+    from engine.config import CHOICES, Config
+
+    lines = ["# Every setting of the engine at its default. Later ones win: this file (--config FILE), ENGINE_SECTION_KEY in",
+             "# the environment, section.key=value on the command line. A key that is not known is an error."]
+    config = Config()
+    for section, values in config.to_dict().items():
+        text = inspect.getdoc(type(getattr(config, section))) or ""
+        lines += ["", *(f"# {line}".rstrip() for line in textwrap.wrap(" ".join(text.split()), 120)), f"[{section}]"]
+        given = dict(line.split(" = ", 1) for line in config.section_toml(section))
+        for key in values:
+            choices = CHOICES.get(f"{section}.{key}")
+            note = f"  # {' | '.join(choices)}" if choices else ""
+            lines.append(f"{key} = {given[key]}{note}" if key in given else f"# {key} ={note}")
+    return "\n".join(lines) + "\n"

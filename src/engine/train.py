@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, mend, modes, protect
+from engine import __version__, loop, mend, modes, protect, relearn
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -93,6 +93,13 @@ class Diary:
         self.events.append(record)
         if self._files:
             self._files[1].write(record)
+
+    def happened(self, name: str, rows: int, **more: Any) -> None:
+        """An event, and a line about it between the lines."""
+        known = {key: value for key, value in more.items() if value is not None}
+        self.event(name, rows, **known)
+        words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items())
+        self.note(f"{name} at row {rows}: {', '.join(words)}")
 
     def note(self, text: str) -> None:
         if self.log:
@@ -206,6 +213,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary,
         job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
     if link.bcast(diary.live, name="live view"):
         job.rules = replace(job.rules, report_s=LIVE_S)
+    job.tactic = relearn.start(config, job, opened.schema, opened, diary.happened)
     shield = protect.start(config, link)
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
@@ -306,7 +314,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

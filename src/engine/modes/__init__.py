@@ -17,6 +17,8 @@ MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
 def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text: None) -> Iterator[loop.Event]:
     """The events of the run in the mode of the configuration; a job of one worker has nobody to agree with."""
     mode, _, number = config.exchange.mode.partition(":")
+    if mode == "bsp" and config.update.strategy == "decentralised":
+        mode = "gossip"
     if not job.shared or (mode == "bsp" and config.exchange.codec == "exact"):
         return loop.run(job)
     _check(config, mode)

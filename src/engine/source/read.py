@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from engine.errors import DataError
 from engine.source.array import ArraySource, digits, from_files
+from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Plan, Task, csv_plan, libsvm_plan
+from engine.source.schema import Plan, Task, csv_plan, libsvm_plan, named_plan
 from engine.source.text import BOM, TextSource, open_stream
 
 HEAD_BYTES = 1 << 20
@@ -64,7 +66,11 @@ def open_source(
     first: int | None = None,
     quoted_newlines: bool = False,
     plan: Plan | None = None,
-) -> TextSource | ArraySource | MakeSource:
+    columns: Sequence[str] = (),
+    wait_s: float = 60.0,
+    idle_s: float = 0.0,
+    spool: Callable[[str], Any] = lambda name: None,
+) -> LiveSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
@@ -74,6 +80,20 @@ def open_source(
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
         return digits(spec, piece_rows)
+
+    def find(text: bytes, where: str) -> Plan:
+        row = text.split(b"\n", 1)[0]
+        if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
+            return libsvm_plan(text, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
+        return csv_plan(text, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
+                        categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
+                        quoted_newlines=quoted_newlines)
+
+    if live(spec):
+        options = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
+                   "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
+                   "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns}
+        return open_live(spec, options, plan=plan or named_plan(columns, spec, options), find=find)
     paths = files(spec)
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
         return from_files(paths, task=task, piece_rows=piece_rows)
@@ -81,23 +101,5 @@ def open_source(
     if plan is None:
         if spec == "-":
             begun = open_stream(spec).read(HEAD_BYTES)
-        text = whole_lines(begun, spec) if spec == "-" else head(paths[0])
-        row = text.split(b"\n", 1)[0]
-        if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
-            plan = libsvm_plan(text, paths[0], task=task, labels=labels, hash_bits=hash_bits, first=first)
-        else:
-            plan = csv_plan(
-                text,
-                paths[0],
-                target=target,
-                header=header,
-                delimiter=delimiter,
-                numeric=numeric,
-                categorical=categorical,
-                labels=labels,
-                hash_bits=hash_bits,
-                task=task,
-                missing=missing,
-                quoted_newlines=quoted_newlines,
-            )
+        plan = find(whole_lines(begun, spec) if spec == "-" else head(paths[0]), paths[0])
     return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows, begun=begun)

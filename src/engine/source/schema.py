@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -206,3 +206,37 @@ def _finish(
         missing=cast(Any, missing),
         quoted_newlines=newlines,
     )
+
+
+def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) -> Plan | None:
+    """Plan of rows that nobody has seen yet: CSV of `columns` (task, and labels of classes), or libsvm of `hash_bits`."""
+    task, labels = options.get("task"), tuple(options.get("labels") or ())
+    if task is None:
+        return None
+    numbers = [number(v) for v in labels]
+    words = any(v is None for v in numbers)
+    if task == "regression":
+        given: tuple[str, ...] = ()
+        levels: tuple[float, ...] = ()
+    else:
+        ordered = tuple(sorted(v for v in numbers if v is not None))
+        levels = () if words else _task(ordered or (0.0, 1.0), task)[1]
+        given = labels if words else tuple(map(_name, levels))
+    if options.get("format") == "libsvm":
+        bits = options.get("hash_bits") or 20
+        return Plan("libsvm", Schema(1 << bits, True, task, given), levels=levels, mask=(1 << bits) - 1,
+                    first=1 if options.get("first") is None else options["first"], hashed=bool(options.get("hash_bits")))
+    if not columns:
+        return None
+    names = tuple(columns)
+    goal = column(-1 if options.get("target") is None else options["target"], names, spec)
+    kinds = [NUMERIC] * len(names)
+    for name in options.get("categorical") or ():
+        kinds[column(name, names, spec)] = CATEGORICAL
+    kinds[goal] = TARGET_TEXT if words else TARGET
+    sparse, bits = CATEGORICAL in kinds or options.get("hash_bits") is not None, options.get("hash_bits") or 18
+    schema = Schema(1 << bits if sparse else kinds.count(NUMERIC), sparse, task, given,
+                    tuple(n for i, n in enumerate(names) if i != goal))
+    delimiter = options.get("delimiter") or "auto"
+    return Plan("csv", schema, names, tuple(kinds), "," if delimiter == "auto" else delimiter,
+                options.get("header") is True, levels, (1 << bits) - 1, missing=cast(Any, options.get("missing") or "zero"))

@@ -31,17 +31,20 @@ class Position:
     global order behind us; `label`: the last label seen (for the no-change baseline).
     """
 
-    def __init__(self, cursors: Sequence[Cursor] = (), rest: int = 0, order: int = 0, label: float = np.nan) -> None:
+    def __init__(self, cursors: Sequence[Cursor] = (), rest: int = 0, order: int = 0, label: float = np.nan,
+                 live: dict[str, Any] | None = None) -> None:
         self.cursors, self.rest, self.order, self.label = list(cursors), rest, order, label
+        self.live = live or {}
 
     def dump(self) -> dict[str, Any]:
         rows = [[c.piece, c.row, c.order, int(c.done)] for c in self.cursors]
-        return {"cursors": rows, "rest": self.rest, "order": self.order, "label": float(self.label)}
+        live = {"live": self.live} if self.live else {}
+        return {"cursors": rows, "rest": self.rest, "order": self.order, "label": float(self.label), **live}
 
     @classmethod
     def parse(cls, dump: dict[str, Any]) -> Position:
         cursors = [Cursor(piece, row, order, bool(done)) for piece, row, order, done in dump["cursors"]]
-        return cls(cursors, dump["rest"], dump["order"], dump["label"])
+        return cls(cursors, dump["rest"], dump["order"], dump["label"], dump.get("live"))
 
 
 class Dealt:

@@ -47,7 +47,7 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        return self._since > max(self.seal_bytes, self._state_bytes // 2 if self.seal_bytes >= SEAL_BYTES else 0)
+        return self._since > max(self.seal_bytes, self._state_bytes if self.seal_bytes >= SEAL_BYTES else 0)
 
     def begin(self, state: Mapping[str, Block], record: Record) -> None:
         """The whole shard as of `record`; what was here before is forgotten."""
@@ -59,11 +59,12 @@ class Keeper:
         self._state_bytes = sum(block.data.nbytes for block in state.values())
         self._since = 0
 
-    def append(self, record: Record) -> None:
-        """Step `record.version` of this shard can be recovered from here on."""
-        size = self._journal.append(record)
+    def append(self, record: Record, frame: memoryview | None = None) -> list[memoryview]:
+        """Step `record.version` of this shard can be recovered from here on; the frame's buffers. `frame`: it is encoded."""
+        size = self._journal.append(record) if frame is None else self._journal.append_frame(record, frame)
         self._pending.append((record, self._journal.chain))
         self._since += size
+        return self._journal.last
 
     def seal(self) -> None:
         """The older image becomes the newest: as of the last record."""
@@ -73,7 +74,7 @@ class Keeper:
         newer = heads.index(max(heads))
         older, kept = self._images[1 - newer], self._images[newer]
         point("seal")
-        advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1])
+        advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1], kept)
         if not advanced:
             self._rewrite(older, kept)
         assert kept.head is not None

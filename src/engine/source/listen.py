@@ -1,0 +1,256 @@
+"""Sockets: rows that programs send over TCP or a unix socket, as lines of text or as length-prefixed frames of arrays.
+
+A sender may first name itself, `#engine NAME\\n`, and is then told how many of its lines (or rows, for frames) are taken:
+`COUNT\\n`, at once and after each batch, once they are in the spool where there is one. It goes on from there after a
+break, so each line is taken once. A sender without a name (nc, a shell) is read as it comes and told nothing.
+A frame is `EROW` | bytes of the body u32 | number of its first row u64 | body (`engine.source.stream.pack`).
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.source.feed import At, Lines, Portion
+from engine.source.stream import unpack
+from engine.types import Batch
+
+HELLO = b"#engine "
+FRAME = struct.Struct("<4sIQ")
+MAGIC = b"EROW"
+READ_BYTES = 1 << 20
+FRAME_BYTES_MAX = 1 << 28
+
+
+class Keep(Protocol):
+    """What a spool has to offer (engine.store.spool.Spool)."""
+
+    next: int
+    senders: dict[str, int]
+
+    @property
+    def full(self) -> bool: ...
+    def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None: ...
+    def sync(self) -> None: ...
+    def read(self, row: int) -> Iterator[tuple[int, Batch]]: ...
+    def trim(self, row: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Talk:
+    """One connection: what it has sent that is not taken yet, who it is, how far it is."""
+
+    def __init__(self, end: socket.socket, peer: str) -> None:
+        self.end, self.peer, self.data, self.name, self.count, self.begun = end, peer, bytearray(), "", 0, False
+        self.read_bytes, self.closed, self.owed = 0, False, False
+
+
+def endpoint(address: str) -> tuple[socket.AddressFamily, Any]:
+    """Family and address of `tcp://HOST:PORT` or `unix://PATH`."""
+    kind, _, rest = address.partition("://")
+    if kind == "unix" and rest:
+        return socket.AF_UNIX, rest
+    host, _, port = rest.rpartition(":")
+    if kind != "tcp" or not port.isdigit():
+        raise DataError("expected tcp://HOST:PORT or unix://PATH, found another address", where=address, fix="tcp://0.0.0.0:7777")
+    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET, (host.strip("[]") or "0.0.0.0", int(port))
+
+
+class Listener:
+    """Everything that is sent to one address. `lines` None: frames. Rows are numbered as they are taken."""
+
+    def __init__(self, address: str, lines: Lines | None, stats: dict[str, Any], *, name: str = "",
+                 spool: Keep | None = None) -> None:
+        self.address, self.name, self.ended = address, name or address, False
+        self.spool, self._lines, self._stats = spool, lines, stats
+        self._senders: dict[str, int] = {} if spool is None else spool.senders
+        self._rows = 0 if spool is None else spool.next
+        self._replay: Iterator[tuple[int, Batch]] | None = None
+        self._talks: dict[int, Talk] = {}
+        self._ready: deque[Talk] = deque()
+        self._bind()
+
+    def _bind(self) -> None:
+        family, at = endpoint(self.address)
+        self._door = socket.socket(family, socket.SOCK_STREAM)
+        if family == socket.AF_UNIX:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(at)
+        else:
+            self._door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._door.bind(at)
+        except OSError as error:
+            raise DataError(f"cannot listen: {error.strerror}", where=self.address,
+                            fix="choose another port" if error.errno == errno.EADDRINUSE else "check the address") from error
+        self._door.listen(64)
+        self._door.setblocking(False)
+        self._select = selectors.DefaultSelector()
+        self._select.register(self._door, selectors.EVENT_READ)
+
+    @property
+    def port(self) -> int:
+        return int(self._door.getsockname()[1])
+
+    def seek(self, at: At) -> None:
+        """Rows from `at` on that the spool holds come first; without a spool they are with nobody any more."""
+        if self.spool is not None and at[1] < self.spool.next:
+            self._replay = self.spool.read(at[1])
+        elif self.spool is None:
+            self._rows = at[1]
+
+    def poll(self) -> Portion | None:
+        if self._replay is not None:
+            found = next(self._replay, None)
+            if found is not None:
+                return Portion(found[1], np.arange(found[0], found[0] + len(found[1]) + 1))
+            self._replay = None
+        if self.spool is not None and self.spool.full:
+            return None  # the sender's own buffers fill, and it waits
+        for key, _ in self._select.select(0):
+            if key.fileobj is self._door:
+                self._accept()
+            else:
+                self._receive(self._talks[key.fd])
+        return self._taken()
+
+    def _accept(self) -> None:
+        try:
+            end, peer = self._door.accept()
+        except OSError:
+            return
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_BYTES)
+        self._talks[end.fileno()] = Talk(end, f"{peer}" if peer else "unix socket")
+        self._select.register(end, selectors.EVENT_READ)
+
+    def _receive(self, talk: Talk) -> None:
+        if len(talk.data) >= READ_BYTES and talk in self._ready:
+            return  # not taken yet: let the sender wait
+        try:
+            part = talk.end.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        talk.data += part
+        if not part:
+            talk.closed = True
+            self._select.unregister(talk.end)
+        if talk not in self._ready:
+            self._ready.append(talk)
+
+    def _taken(self) -> Portion | None:
+        """The rows of one connection that has any."""
+        for _ in range(len(self._ready)):
+            talk = self._ready.popleft()
+            found = self._rows_of(talk)
+            if talk.closed:
+                if found is not None:
+                    self._ready.append(talk)
+                else:
+                    self._hang_up(talk)
+            if found is not None:
+                if not talk.closed and talk.data:
+                    self._ready.append(talk)
+                return found
+        return None
+
+    def _hang_up(self, talk: Talk) -> None:
+        self._talks = {fd: other for fd, other in self._talks.items() if other is not talk}
+        talk.end.close()
+
+    def _rows_of(self, talk: Talk) -> Portion | None:
+        if not talk.begun and not self._greet(talk):
+            return None
+        batch, count = self._frames(talk) if self._lines is None else self._text(talk)
+        if batch is None and not count:
+            return None
+        talk.count += count
+        if talk.name:
+            self._senders[talk.name] = talk.count
+        if batch is not None and self.spool is not None:
+            self.spool.append(batch, sender=talk.name, count=talk.count)
+            self.spool.sync()
+        if talk.name:
+            self._tell(talk)
+        if batch is None:
+            return None
+        before, self._rows = self._rows, self._rows + len(batch)
+        return Portion(batch, np.arange(before, self._rows + 1))
+
+    def _greet(self, talk: Talk) -> bool:
+        """Whether the connection's first bytes, perhaps its name, are understood."""
+        head = bytes(talk.data[: len(HELLO)])
+        if head == HELLO[: len(head)] and not talk.closed:
+            line, end, _ = bytes(talk.data[:256]).partition(b"\n")
+            if not end:
+                return False
+            del talk.data[: len(line) + 1]
+            name, _, given = line[len(HELLO) :].decode("utf-8", "replace").strip().partition(" ")
+            talk.name = name
+            talk.count = self._senders.get(name, 0 if self.spool is not None or not given.isdigit() else int(given))
+            self._tell(talk)
+        talk.begun = True
+        return True
+
+    def _tell(self, talk: Talk) -> None:
+        with contextlib.suppress(OSError):  # where it has gone, it asks when it comes back
+            talk.end.send(f"{talk.count}\n".encode())
+
+    def _text(self, talk: Talk) -> tuple[Batch | None, int]:
+        assert self._lines is not None
+        cut = len(talk.data) if talk.closed and not talk.name else talk.data.rfind(b"\n") + 1
+        if not cut:
+            return None, 0
+        data = bytes(memoryview(talk.data)[:cut])
+        del talk.data[:cut]
+        where, base = f"{self.name} from {talk.name or talk.peer}", talk.read_bytes
+        talk.read_bytes += cut
+        count, skip = data.count(b"\n"), 0
+        if base == 0 and self._lines.plan.header and talk.count == 0:
+            skip = self._lines.body(data, where)
+        found = self._lines.rows(data[skip:], where, base + skip)
+        return (None if found is None else found.batch), count
+
+    def _frames(self, talk: Talk) -> tuple[Batch | None, int]:
+        if len(talk.data) < FRAME.size:
+            return None, 0
+        magic, size, first = FRAME.unpack_from(talk.data)
+        if magic != MAGIC or size > FRAME_BYTES_MAX:
+            raise DataError(f"expected a frame `EROW`, found {bytes(talk.data[:16])!r}",
+                            where=f"{self.name} from {talk.name or talk.peer}",
+                            fix="send with engine.source.send.Sender, or say data.format=csv")
+        if len(talk.data) < FRAME.size + size:
+            return None, 0
+        body = np.frombuffer(bytes(memoryview(talk.data)[FRAME.size : FRAME.size + size]), np.uint8)
+        del talk.data[: FRAME.size + size]
+        batch = unpack(body)
+        if talk.name:
+            if first > talk.count:
+                raise DataError(f"expected row {talk.count} of the sender, found row {first}: rows between are lost",
+                                where=f"{self.name} from {talk.name}", fix="send from the count that is told")
+            batch = batch.slice(min(len(batch), talk.count - first), len(batch))
+        self._stats["rows"] += len(batch)
+        return (batch if len(batch) else None), len(batch)
+
+    def committed(self, at: At) -> None:
+        if self.spool is not None:
+            self.spool.trim(at[1])
+
+    def close(self) -> None:
+        for talk in self._talks.values():
+            talk.end.close()
+        self._select.close()
+        self._door.close()
+        if self.spool is not None:
+            self.spool.close()

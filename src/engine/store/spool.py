@@ -1,0 +1,206 @@
+"""The spool: rows that cannot be asked for again, on disk before they are acknowledged to their sender.
+
+A spool is a folder of segments `<first row, 20 digits>.rows`; a segment is a sequence of records
+
+    magic `SPL1` | crc32c of the next 28 bytes u32 | crc32c of name and frames u32 | length of these u32 | rows u32
+    | first row u64 | sender's count u64 | sender's name u16 length, text | frames of rows (docs/format.md, kind rows) | `END1`
+
+A record cut short at the end of the last segment (or zeros there, after a power failure) was never acknowledged and is cut
+off; damage anywhere else is refused by name. Rows before the cursor that all kept checkpoints have passed are dropped a
+segment at a time, unless `keep` holds them for retraining.
+The bound is on what is on disk: a full spool takes no more rows, so its feed reads no more, and the sender waits.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.codec.rows import rows_decode, rows_encode
+from engine.errors import StoreError
+from engine.kernels import _native
+from engine.types import Batch
+
+MAGIC, END = b"SPL1", b"END1"
+HEAD = struct.Struct("<4sIIIIQQ")
+SEGMENT_BYTES = 64 << 20
+
+
+def pack(batch: Batch) -> bytes:
+    """A batch as frames: one of what every row has, for sparse rows a second of the entries."""
+    rows: dict[str, Any] = {"y": batch.y}
+    if batch.weight is not None:
+        rows["weight"] = batch.weight
+    if batch.x is not None:
+        parts = [rows_encode({**rows, "x": batch.x}, fast=True)]
+    else:
+        assert batch.indptr is not None
+        entries = {"keys": batch.keys} | ({} if batch.values is None else {"values": batch.values})
+        parts = [rows_encode({**rows, "count": np.diff(batch.indptr)}, fast=True), rows_encode(entries, fast=True)]  # type: ignore[arg-type]
+    return b"".join(struct.pack("<I", len(part)) + part.tobytes() for part in parts)
+
+
+def unpack(data: memoryview) -> Batch:
+    """Inverse of `pack`; `order` counts from 0, `previous` is NaN."""
+    found: dict[str, Any] = {}
+    while len(data):
+        (size,) = struct.unpack_from("<I", data)
+        found |= rows_decode(data[4 : 4 + size])
+        data = data[4 + size :]
+    y, count = found["y"], found.pop("count", None)
+    indptr = None if count is None else np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return Batch(y, np.arange(len(y), dtype=np.int64), np.full(len(y), np.nan, np.float32), x=found.get("x"), indptr=indptr,
+                 keys=found.get("keys"), values=found.get("values"), weight=found.get("weight"))
+
+
+def damage(data: memoryview) -> str:
+    """What is wrong with the record at the start of `data`, or ""."""
+    if len(data) < HEAD.size or data[:4] != MAGIC:
+        return "other bytes"
+    _, own, crc, length, *_ = HEAD.unpack_from(data)
+    if _native.crc32c(data[8 : HEAD.size]) != own:
+        return "a damaged header"
+    if len(data) < HEAD.size + length:
+        return "one cut short"
+    return "" if _native.crc32c(data[HEAD.size : HEAD.size + length]) == crc else "damaged rows"
+
+
+def torn(data: memoryview) -> bool:
+    """Whether `data`, the end of a spool, begins a record that was never finished."""
+    if len(data) < HEAD.size or not any(data[: HEAD.size]):
+        return len(data) < HEAD.size or not any(data)
+    problem = damage(data)
+    unwritten = problem == "damaged rows" and not any(data[-len(END) :])  # the end never reached the disk
+    return problem == "one cut short" or unwritten
+
+
+class Spool:
+    """Rows of one feed. `next`: the number the next row gets; `senders`: rows taken from each named sender."""
+
+    def __init__(self, folder: str | Path, *, limit_bytes: int = 1 << 30, keep: bool = False,
+                 segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.folder, self.limit_bytes, self.keep = Path(folder), limit_bytes, keep
+        self._segment_bytes = min(segment_bytes, max(1 << 16, limit_bytes // 4))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.next, self._file, self._first, self._written, self._end, self._dirty = 0, -1, 0, 0, 0, False
+        self.senders: dict[str, int] = {}
+        self._segments: dict[int, int] = {}  # first row -> bytes
+        self._recover()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self._segments.values())
+
+    @property
+    def full(self) -> bool:
+        return self.size_bytes >= self.limit_bytes
+
+    def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None:
+        """Write rows behind those there; `count`: what the named sender has given by then. Not durable before `sync`."""
+        name = sender.encode()
+        body = struct.pack("<H", len(name)) + name + pack(batch) + END
+        head = HEAD.pack(MAGIC, 0, _native.crc32c(body), len(body), len(batch), self.next, count)
+        record = MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:] + body
+        if self._file < 0 or self._written >= self._segment_bytes:
+            self._begin()
+        try:
+            done = 0
+            while done < len(record):
+                done += os.write(self._file, memoryview(record)[done:])
+        except OSError as error:
+            os.ftruncate(self._file, self._written)
+            fix = "free space, or move the spool; unacknowledged rows are still with their senders"
+            raise StoreError(f"cannot write to the spool: {error.strerror}", where=str(self.folder),
+                             fix=fix if error.errno == errno.ENOSPC else "check the disk") from error
+        self._written += len(record)
+        self._segments[self._first] = self._written
+        self.next += len(batch)
+        self._dirty = True
+        if sender:
+            self.senders[sender] = count
+
+    def sync(self) -> None:
+        """What was appended survives a crash from here on: now it may be acknowledged."""
+        if self._dirty:
+            os.fdatasync(self._file)
+            self._dirty = False
+
+    def _begin(self) -> None:
+        self.close()
+        self._first, path = self.next, self.folder / f"{self.next:020d}.rows"
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+        self._written = self._segments[self._first] = os.fstat(self._file).st_size
+        folder = os.open(self.folder, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def read(self, row: int) -> Iterator[tuple[int, Batch]]:
+        """(first row, rows) from row `row` on to the end; StoreError where they are dropped or damaged."""
+        starts = sorted(self._segments)
+        if row < self.next and (not starts or row < starts[0]):
+            raise StoreError(f"expected row {row} in the spool, found rows from {starts[0] if starts else self.next}",
+                             where=str(self.folder), fix="start anew, or keep more (data.spool_keep)")
+        for place, first in enumerate(starts):
+            if place + 1 < len(starts) and starts[place + 1] <= row:
+                continue
+            for at, count, body, _, _ in self._records(self.folder / f"{first:020d}.rows", place + 1 == len(starts)):
+                if at + count > row:
+                    batch = unpack(body)
+                    yield max(at, row), batch.slice(max(0, row - at), count)
+
+    def trim(self, row: int) -> None:
+        """Rows before `row` are in a checkpoint: whole segments of them go, except where they are kept."""
+        starts = sorted(self._segments)
+        for first, after in pairwise(starts):
+            if after <= row and not self.keep:
+                (self.folder / f"{first:020d}.rows").unlink(missing_ok=True)
+                del self._segments[first]
+
+    def _recover(self) -> None:
+        paths = sorted(self.folder.glob("*.rows"))
+        for place, path in enumerate(paths):
+            first, end = int(path.stem), 0
+            self.next = first if place == 0 else self.next
+            if first != self.next:
+                raise StoreError(f"expected a segment from row {self.next}, found one from row {first}", where=str(path),
+                                 fix="bring the absent segment back, or start with an empty spool")
+            for _, count, _, sender, given in self._records(path, place + 1 == len(paths)):
+                self.next += count
+                end = self._end
+                if sender:
+                    self.senders[sender] = given
+            self._segments[first] = end
+            if end < path.stat().st_size:
+                os.truncate(path, end)
+        if paths:
+            self._first, self._written = int(paths[-1].stem), self._segments[int(paths[-1].stem)]
+            self._file = os.open(paths[-1], os.O_RDWR | os.O_APPEND)
+
+    def _records(self, path: Path, last: bool) -> Iterator[tuple[int, int, memoryview, str, int]]:
+        """(first row, rows, body, sender, its count) of a segment; a torn end of the last segment ends it."""
+        data, at = memoryview(path.read_bytes()), 0
+        while at < len(data):
+            if last and torn(data[at:]):
+                return
+            problem = damage(data[at:])
+            if problem:
+                raise StoreError(f"expected a record of rows, found {problem}", where=f"{path}, byte {at}",
+                                 fix="restore the file from a copy; what follows cannot be trusted")
+            _, _, _, length, rows, first, given = HEAD.unpack_from(data, at)
+            body = data[at + HEAD.size : at + HEAD.size + length - len(END)]
+            at += HEAD.size + length
+            self._end = at
+            width = 2 + int.from_bytes(body[:2], "little")
+            yield first, rows, body[width:], bytes(body[2:width]).decode(), given
+
+    def close(self) -> None:
+        if self._file >= 0:
+            self.sync()
+            os.close(self._file)
+            self._file = -1
