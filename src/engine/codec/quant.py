@@ -136,7 +136,7 @@ class Narrow(Dense):
 
     def contraction(self, n: int) -> float:
         """bf16: half an ulp of 8 bits, for elements of 2^-126 or more. Else none: small ones vanish, large ones saturate."""
-        return 1 - 2.0**-18 if self.mode == "bf16" else 0.0
+        return 1 - 2.0**-16 if self.mode == "bf16" else 0.0
 
 
 @register("f32")
