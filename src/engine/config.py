@@ -133,6 +133,7 @@ class Update:
     `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
     are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
     none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
+    `delay`: rows after which the label of a row comes; it is scored before and learned then.
     """
 
     chain: str = ""
@@ -148,6 +149,7 @@ class Update:
     spool: str = "memory"
     gate: str | None = None
     publish: str = ""
+    delay: int = 0
     teacher: str = ""
     teacher_share: float = 0.5
 
@@ -158,7 +160,8 @@ class Exchange:
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
     local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
-    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `codec`: how parameters of dense models travel: exact,
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `balance`: with ssp, a slower rank takes
+    fewer rows (data.rule=part).  `codec`: how parameters of dense models travel: exact,
     dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
     (the MPI's own), ring, halving, doubling, tree, node.
     """
@@ -173,6 +176,7 @@ class Exchange:
     damp: float = 0.0
     momentum: float = 0.0
     budget: float = 0.005
+    balance: bool = False
 
 
 @dataclass

@@ -151,6 +151,7 @@ class Diary:
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
+                keep(self.folder / "curve.json", json.dumps(curve) + "\n")
                 write_page(self.folder / "report.html", {
                     "title": self.title, "summary": found, "totals": run, "curve": curve, "metrics": self.metrics,
                     "events": self.events, "config": self.config.to_dict(),
