@@ -91,3 +91,42 @@ def libsvm_parse(setting: Setting) -> Iterator[Row]:
         path.write_text("".join(f"{line}\n" for line in lines * 5))
         yield rated(setting, "libsvm.parse.decimals", path, len(lines) * 5, "svmlight", "sklearn load_svmlight_file", {},
                     {"format": "libsvm"})
+
+
+@case("source", "pipeline")
+def pipeline_case(setting: Setting) -> Iterator[Row]:
+    """Impute, scale, two lags and hashing on 40 columns (10 of categories), each row by what the rows before it taught."""
+    from engine.clean.pipeline import open_pipeline
+    from engine.types import Batch, Schema
+
+    categories, lags, bits, n = 10, 2, 18, 40_000
+    draw = np.random.default_rng(8)
+    x = draw.normal(size=(n, 40)).astype(np.float32)
+    x[:, :categories] = draw.integers(0, 1000, (n, categories))
+    x[draw.random(x.shape) < 0.05] = np.nan
+    names = tuple(f"c{i}" for i in range(40))
+    numbers = "+".join(names[categories:])
+    none = np.full(n, np.nan, np.float32)
+    batch = Batch(none, np.arange(n), none, x=x)
+    specs = [f"impute?columns={numbers}", f"scale?columns={numbers}", f"lag?k={lags}&columns={numbers}",
+             f"hash?bits={bits}&columns={'+'.join(names[:categories])}"]
+
+    def ours() -> int:
+        pipeline = open_pipeline(specs, Schema(40, False, "binary", (), names))
+        assert pipeline is not None
+        return sum(len(pipeline.learn(batch.slice(start, min(n, start + 1000)))) for start in range(0, n, 1000))
+
+    with folder() as at:
+        np.savez(at / "x.npz", x=x)
+        np.savez(at / "few.npz", x=x[:2000])
+        common = {"categories": categories, "lags": lags, "bits": bits}
+        for script, label, path, m, bar, more in (
+                ("river_pipeline", "river, row by row", "few.npz", 2000, ">= 30", {}),
+                ("sklearn_pipeline", "sklearn partial_fit, batches of 1000", "x.npz", n, ">= 3", {"batch": 1000})):
+            with peer(script, path=str(at / path), **common, **more) as other:
+                def theirs(other: Any = other, m: int = m) -> Any:
+                    found = other()
+                    return type(found)(found.wall * n / m, found.cpu * n / m, found.result)
+
+                yield versus(setting, "pipeline", label, ours, theirs if isinstance(other, Peer) else other, work=n,
+                             unit="rows/cpu s", clock="cpu", bars={"ratio": bar})

@@ -19,6 +19,7 @@ void bind_parity(py::module_&);
 void bind_factor(py::module_&);
 void bind_forest(py::module_&);
 void bind_delta(py::module_&);
+void bind_clean(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -32,6 +33,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_check(m);
     bind_score(m);
     bind_parse(m);
+    bind_clean(m);
     bind_learn(m);
     bind_entropy(m);
     bind_quant(m);

@@ -106,7 +106,9 @@ bool Loop::step() {
     std::memcpy(&head, slot.buffer.data(), sizeof head);
     std::size_t size = head.size + sizeof head, from = head.client;
     if (size > slot.buffer.size()) size = 0;  // a lie: handle refuses what is left of it
+    std::unique_lock<std::mutex> held(turn_);
     const std::size_t made = handle(server_, slot.buffer.data(), size, out->buffer.data(), out->buffer.size());
+    held.unlock();
     receive(slot);
     next_ = (next_ + 1) % in_.size();
     if (made) {

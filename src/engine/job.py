@@ -80,6 +80,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
+    if config.clean.stages and data.missing == "zero":
+        options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
@@ -108,11 +110,11 @@ def threads(config: Config) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local)
 
 
-def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
-    """A job over `rows` (anything with `take(k)`), its model new."""
+def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any = None) -> loop.Job:
+    """A job over `rows` (anything with `take(k)`), its model new, or of `team`, to be loaded."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
-    team = assembled(config, link, schema if stage is None else stage.schema)
+    team = team or assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     least = WINDOW if config.exchange.split == "keys" else 2048 if workers == 1 else 1
     every = config.checkpoint.every
@@ -298,7 +300,7 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.state().items()}
+    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:

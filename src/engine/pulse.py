@@ -21,6 +21,7 @@ import numpy as np
 
 from engine.cluster.health import Fence, Limits, Lost, Sight, Watch, look
 from engine.errors import PeerError
+from engine.store.atomic import refused
 from engine.types import Array
 
 PID, BORN, BEAT, STEP, EPOCH, DONE = range(6)
@@ -88,12 +89,17 @@ class Pulse:
 
 def table(path: Path, shape: tuple[int, int]) -> Array:
     """A shared int64 array in a file, zeros where it is new."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    size = shape[0] * shape[1] * 8
     try:
-        size = shape[0] * shape[1] * 8
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise refused(error, path, size) from error
+    try:
         if os.fstat(handle).st_size < size:
             os.posix_fallocate(handle, 0, size)
         return np.frombuffer(mmap.mmap(handle, size), np.int64).reshape(shape)
+    except OSError as error:
+        raise refused(error, path, size) from error
     finally:
         os.close(handle)
 

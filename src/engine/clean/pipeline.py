@@ -124,7 +124,7 @@ def largest(data: Array) -> Block:
 def summed(link: Link, update: State) -> State:
     """Totals over ranks, float64, by each block's rule: short blocks in one reduction a rule, long ones by places."""
     total: State = {}
-    short = {name: block for name, block in update.items() if block.data.size <= SPARSE}
+    short = {name: block for name, block in update.items() if block.data.size <= SPARSE and rule(block) != "owner"}
     for op, word in (("add", "sum"), ("max", "max")):
         names = [name for name, block in short.items() if rule(block) == op]
         if not names:
@@ -136,9 +136,19 @@ def summed(link: Link, update: State) -> State:
             size, shape = short[name].data.size, short[name].data.shape
             total[name] = Block(flat[at : at + size].reshape(shape), short[name].columns)
             at += size
-    for name in sorted(set(update) - set(short)):
+    for name in [name for name, block in update.items() if rule(block) == "owner"]:
+        parts = link.allgather(np.asarray(update[name].data, np.float64), name="clean: newest")
+        total[name] = Block(_newest(parts), update[name].columns)
+    for name in sorted(set(update) - set(total)):
         total[name] = Block(_by_places(link, update[name]), update[name].columns)
     return total
+
+
+def _newest(parts: Sequence[Array]) -> Array:
+    """Column by column the part whose stamp (row 0) is the highest; the first rank's among equals."""
+    whole = np.stack(parts)
+    best = whole[:, 0].argmax(0)
+    return whole[best, :, np.arange(whole.shape[2])].T.copy()
 
 
 def _by_places(link: Link, block: Block) -> Array:
@@ -212,7 +222,8 @@ def open_pipeline(specs: Sequence[str], schema: Schema) -> Pipeline | None:
 def open_stage(spec: str) -> Stage:
     """`name?option=value&…` of a registered stage, or `module:Class?…` of the user's own."""
     name, _, query = spec.partition("?")
-    options: dict[str, Any] = {key: value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    options: dict[str, Any] = {
+        key: value(text) for key, text in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)}
     if name in STAGES:
         make: Callable[..., Any] = STAGES[name]
     elif ":" in name:

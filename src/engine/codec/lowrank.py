@@ -37,7 +37,7 @@ class Lowrank(Valued):
         warm = np.random.default_rng(self.seed).standard_normal((columns, rank), np.float32)
         return {"residual": np.zeros(n, np.float32), "warm": warm}
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         x = floats(g)
         n = len(x)
         e = residual(state, n)
@@ -53,7 +53,7 @@ class Lowrank(Valued):
         state["warm"][:] = np.where(np.abs(right).max(axis=0, initial=0) > 0, right, state["warm"])
         factors = np.concatenate([left.reshape(-1), right.reshape(-1)])
         sent = factors.copy()
-        made = self.values.codes(None, factors, step)
+        made = self.values.codes(None, factors, step, self.values.rooms(len(factors)))
         if self.values.name != "f32":  # feedback against what the receiver will have
             sent -= factors
         left, right = sent[: left.size].reshape(left.shape), sent[left.size :].reshape(right.shape)

@@ -1,5 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Small hot calls over rows: the owner of one key."""
+from libc.string cimport memcpy
 from libc.stdint cimport int16_t, int32_t, uint32_t, uint64_t
 
 ctypedef fused Rank:
@@ -40,3 +41,24 @@ cdef class Router:
 
     def __call__(self, uint64_t key):
         return find(key, self.narrow, self.forks, self.bits) if self.short else find(key, self.wide, self.forks, self.bits)
+
+
+def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data,
+            unsigned char[::1] dirty, Py_ssize_t start, int shift):
+    """Rows of `width` bytes into `block` at the given row numbers; `dirty[(start + place) >> shift]` = 1 for each chunk met."""
+    cdef Py_ssize_t i, at
+    cdef Py_ssize_t total = block.shape[0] // width if width else 0
+    if data.shape[0] != rows.shape[0] * width or (start + block.shape[0] - 1) >> shift >= dirty.shape[0]:
+        raise ValueError(f"scatter: {rows.shape[0]} rows of {width} bytes, {data.shape[0]} bytes, {dirty.shape[0]} chunks")
+    with nogil:
+        for i in range(rows.shape[0]):
+            if rows[i] >= total:
+                with gil:
+                    raise IndexError(f"scatter: row {rows[i]} of {total}")
+            at = rows[i] * width
+            if width == 12:
+                memcpy(&block[at], &data[i * 12], 12)
+            else:
+                memcpy(&block[at], &data[i * width], width)
+            dirty[(start + at) >> shift] = 1
+            dirty[(start + at + width - 1) >> shift] = 1

@@ -12,7 +12,7 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,14 @@ import numpy as np
 from ..codec.frame import CODECS, CORE, KINDS, decode_frame, encode_frame, frame_size, numpy_dtype
 from ..errors import FrameError, StoreError
 from ..kernels import _native
+from ..kernels.rows import scatter as rows_scatter
 from ..types import Array, Block, State
 from .atomic import refused
 from .crash import point
 from .record import START, Record
 
-CHUNK_BYTES = 64 << 10
+CHUNK_SHIFT = 16
+CHUNK_BYTES = 1 << CHUNK_SHIFT
 HEAD_BYTES = 64 << 10
 PAGE_BYTES = 4096
 GROWS_BYTES = 1 << 18  # blocks below this (meters, cursors) get room to double
@@ -82,11 +84,29 @@ class Image:
         self._dirty = np.ones(chunks, bool)
         self._seal(record, record.chain)
 
-    def advance(self, records: Iterable[Record], chain: bytes) -> bool:
-        """Bring the image forward; False where a block has outgrown its room, and then there is no image here."""
+    @property
+    def raw(self) -> Array:
+        """The whole file, as another may keep it (`copy`)."""
+        return self._bytes
+
+    def copy(self, data: Array) -> None:
+        """Becomes the image whose file is `data`, uint8; FrameError where it is none."""
+        head, start = _parse(data, len(data))
+        self._reserve(len(data) - start, start)
+        self._bytes[CORE.size :] = data[CORE.size :]
+        self._bytes[: CORE.size] = data[: CORE.size]
+        self.head, self._dirty = head, np.zeros(len(head.crcs), bool)
+
+    def advance(self, records: Sequence[Record], chain: bytes, newer: Image | None = None) -> bool:
+        """Bring the image forward; False where a block has outgrown its room, and then there is no image here.
+
+        Where `newer` has most of it already, its body is copied: one pass in order is cheaper than many rows out of order.
+        """
         assert self.head is not None
         self._wipe()
         last = None
+        if newer is not None:
+            self._follow(newer, records)
         for record in records:
             if record.version <= self.head.version:
                 continue
@@ -111,6 +131,20 @@ class Image:
             self._seal(last, chain)
         return True
 
+    def _follow(self, newer: Image, records: Sequence[Record]) -> None:
+        head, theirs = self.head, newer.head
+        if head is None or theirs is None:
+            return
+        if [_place(entry) for entry in head.layout.values()] != [_place(entry) for entry in theirs.layout.values()]:
+            return
+        behind = sum(record.nbytes for record in records if head.version < record.version <= theirs.version)
+        if behind * 4 < head.body_bytes or self._body != newer._body:
+            return
+        self._bytes[self._body :] = newer._bytes[self._body :]
+        self.head = Head(theirs.version, theirs.epoch, theirs.shard, theirs.shards, theirs.state_hash, theirs.chain,
+                         dict(theirs.meta), json.loads(json.dumps(theirs.layout)), theirs.crcs.copy())
+        self._dirty[:] = newer._dirty
+
     def close(self) -> None:
         self._bytes = np.empty(0, np.uint8)
         if self._map is not None:
@@ -129,7 +163,7 @@ class Image:
                 os.ftruncate(handle, size)
                 os.pwrite(handle, bytes(CORE.size), 0)
                 os.posix_fallocate(handle, 0, size)
-                self._map = mmap.mmap(handle, size)
+                self._map = mmap.mmap(handle, size, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
             finally:
                 os.close(handle)
         except OSError as error:
@@ -149,15 +183,11 @@ class Image:
         if not len(rows):
             return
         block = self._view(entry)
-        width = block.nbytes // len(block)
-        where = rows.astype(np.int64)
-        if where[-1] >= len(block) or data.dtype != block.dtype or data.shape[1:] != block.shape[1:]:
-            raise FrameError(f"change of {entry}: rows up to {where[-1]} of {data.dtype} {data.shape[1:]}")
-        cells = np.dtype(f"V{width}")
-        np.put(_flat(block).view(cells), where, _flat(np.ascontiguousarray(data)).view(cells))
-        first = (entry["offset"] + where * width) // CHUNK_BYTES
-        self._dirty[first] = True
-        self._dirty[(entry["offset"] + where * width + width - 1) // CHUNK_BYTES] = True
+        if data.dtype != block.dtype or data.shape[1:] != block.shape[1:]:
+            raise FrameError(f"change of {data.dtype} {data.shape[1:]} rows, expected {block.dtype} {block.shape[1:]}")
+        dirty = self._dirty.view(np.uint8)
+        rows_scatter(_flat(block), block.nbytes // len(block), np.ascontiguousarray(rows, np.uint32),
+                     _flat(np.ascontiguousarray(data)), dirty, entry["offset"], CHUNK_SHIFT)
 
     def _touch(self, at: int, size: int) -> None:
         self._dirty[at // CHUNK_BYTES : (at + size - 1) // CHUNK_BYTES + 1] = True
@@ -183,6 +213,10 @@ class Image:
             raise StoreError(f"image head: {len(frame)} bytes do not fit {self._body}", where=str(self.path))
         self._bytes[CORE.size : len(frame)] = np.frombuffer(frame, np.uint8)[CORE.size :]
         self._bytes[: CORE.size] = np.frombuffer(frame, np.uint8)[: CORE.size]
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[int, int]:
+    return entry["offset"], entry["room"]
 
 
 def _flat(array: Array) -> Array:
@@ -211,7 +245,7 @@ def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
 
     FrameError names the first bad chunk that could not be repaired.
     """
-    data = np.array(_bytes_of(path))  # private: what is verified is what is used, and a repair hurts nobody
+    data = _bytes_of(path)  # private: what is verified is what is used, and a repair hurts nobody
     head, start = _parse(data, len(data))
     body = data[start:]
     for chunk, crc in enumerate(head.crcs.tolist()):

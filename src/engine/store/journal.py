@@ -105,6 +105,7 @@ class Durable:
         self.chain, self.sync, self.small, self.read_only = chain, sync, small, read_only
         self.segment_bytes, self.limit_bytes, self.size_bytes = segment_bytes, limit_bytes, 0
         self.problems: list[str] = []
+        self.last: list[memoryview] = []
         self._segments: list[_Segment] = []
         self._handle = self._tip = -1
         self._serial = 0
@@ -114,9 +115,20 @@ class Durable:
 
     def append(self, record: Record) -> int:
         """Bytes written. StoreError where the disk refuses; then the journal is as it was."""
+        self.last = encode_record(_next(self, record), small=self.small)
+        return self._put(record, self.last)
+
+    def append_frame(self, record: Record, frame: memoryview) -> int:
+        """As `append`, of a record that comes encoded and verified, from the owner of the same journal."""
+        if record.chain != self.chain:
+            raise StoreError(f"record {record.version} does not follow what is here: its digest is another",
+                             where=str(self.folder), fix="take a whole copy")
+        _next(self, record)
+        head = head_of(frame)
+        return self._put(record, [head, frame[len(head):]])
+
+    def _put(self, record: Record, buffers: list[memoryview]) -> int:
         assert not self.read_only
-        record = _next(self, record)
-        buffers = encode_record(record, small=self.small)
         size = sum(buffer.nbytes for buffer in buffers)
         segment = self._segments[-1] if self._segments else None
         if segment is None or (segment.end + size > self.segment_bytes and segment.versions):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, FrameError, StoreError
-from ..types import Block, State
+from ..types import Array, Block, State
 from .atomic import make_dir
 from .crash import point
 from .image import Head, Image, chunk_of, load_image, read_head
@@ -47,7 +47,7 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        return self._since > max(self.seal_bytes, self._state_bytes // 2 if self.seal_bytes >= SEAL_BYTES else 0)
+        return self._since > max(self.seal_bytes, self._state_bytes if self.seal_bytes >= SEAL_BYTES else 0)
 
     def begin(self, state: Mapping[str, Block], record: Record) -> None:
         """The whole shard as of `record`; what was here before is forgotten."""
@@ -59,11 +59,29 @@ class Keeper:
         self._state_bytes = sum(block.data.nbytes for block in state.values())
         self._since = 0
 
-    def append(self, record: Record) -> None:
-        """Step `record.version` of this shard can be recovered from here on."""
-        size = self._journal.append(record)
+    @property
+    def raw(self) -> Array:
+        """The newest image's file, for a partner's `begin_copy`."""
+        heads = [image.head.version if image.head else -1 for image in self._images]
+        return self._images[heads.index(max(heads))].raw
+
+    def begin_copy(self, raw: Array) -> None:
+        """As `begin`, from the image of the shard's owner."""
+        self._pending.clear()
+        self._images[1].head = None
+        self._images[1].path.unlink(missing_ok=True)
+        self._images[0].copy(raw)
+        head = self._images[0].head
+        assert head is not None
+        self._journal.restart(head.version, head.chain)
+        self._state_bytes, self._since = head.body_bytes, 0
+
+    def append(self, record: Record, frame: memoryview | None = None) -> list[memoryview]:
+        """Step `record.version` of this shard can be recovered from here on; the frame's buffers. `frame`: it is encoded."""
+        size = self._journal.append(record) if frame is None else self._journal.append_frame(record, frame)
         self._pending.append((record, self._journal.chain))
         self._since += size
+        return self._journal.last
 
     def seal(self) -> None:
         """The older image becomes the newest: as of the last record."""
@@ -73,7 +91,7 @@ class Keeper:
         newer = heads.index(max(heads))
         older, kept = self._images[1 - newer], self._images[newer]
         point("seal")
-        advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1])
+        advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1], kept)
         if not advanced:
             self._rewrite(older, kept)
         assert kept.head is not None

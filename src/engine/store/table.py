@@ -280,7 +280,7 @@ class Table:
                 self._seen[r] = self.near[r].stats()["clock"]
         far = [r for r in asked if r not in self.near]
         frames = [(r, self._frame("clock", [], 0)) for r in far]
-        for r, reply in zip(far, self._ask(frames, [4] * len(far), "clocks"), strict=True):
+        for r, reply in zip(far, self._ask(frames, [8] * len(far), "clocks"), strict=True):
             self._seen[r] = int(reply.body[:4].view(np.uint32)[0])
         return self._seen.copy()
 
@@ -319,8 +319,9 @@ class Table:
         """Keeps a dirty set (0: migration, 1: journal and replicas) from now on, beginning empty."""
         self.slab.keep_dirty(dirty, on)
 
-    def put(self, rank: int, rows: Rows) -> None:
+    def put(self, rank: int, rows: Rows | Sequence[Array]) -> None:
         """Copies of rows to a rank, taken where they are newer than what it has."""
+        rows = Rows(*rows)
         at, pause = 0, _Pause(self, f"copy of rows to rank {rank}")
         most = (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
         while at < len(rows.keys):
@@ -336,6 +337,18 @@ class Table:
                 raise self._full(rank)
             if status != OK:
                 pause()
+
+    def free_rows(self, rank: int) -> int:
+        """How many more rows a rank has room for."""
+        if rank in self.near:
+            held = self.near[rank].stats()
+            return max(0, self.buckets // 8 * 7 - held["used"] - held["graves"])
+        return int(self.ask(rank, "clock", rooms=8).body[4:8].view(np.uint32)[0])
+
+    def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
+            **more: Any) -> Reply:
+        """One request to the server of another rank."""
+        return self._ask([(rank, self._frame(kind, parts, count, **more))], [rooms], kind)[0]
 
     def expire(self, age: int) -> int:
         """Drops own rows that nothing was applied to for `age` clocks; returns how many. Old places are reused."""

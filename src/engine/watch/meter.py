@@ -103,16 +103,20 @@ class Meter:
 
     def state(self) -> dict[str, Array]:
         """Flat arrays, for checkpoints and for the wire; `load` and `merged` take them."""
+        return {name: array.copy() for name, array in self.view().items()}
+
+    def view(self) -> dict[str, Array]:
+        """What `state` gives, as views of the live arrays."""
         used = int(np.flatnonzero(self._table[:, ROWS]).max(initial=-1)) + 1
         head = np.array(
             [TASKS.index(self.task), self.classes, self.window, self.limit, self.bucket_rows, used], np.int64
         )
         return {
             "head": head,
-            "table": self._table[:used].copy(),
-            "confusion": self._confusion.copy(),
-            "hist": self._hist.copy(),
-            "sums": self._sums[:used].copy(),
+            "table": self._table[:used],
+            "confusion": self._confusion,
+            "hist": self._hist,
+            "sums": self._sums[:used],
         }
 
     def load(self, state: Mapping[str, Array]) -> None:
