@@ -31,6 +31,7 @@ class Setting:
     rounds: int = 7
     long: bool = False
     data: Path | None = None
+    device: str = "cpu"
 
     def file(self, name: str) -> Path:
         """A real data set by file name: from --data, $ENGINE_DATA, or ../shared/data; Missing where there is none."""

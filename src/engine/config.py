@@ -207,9 +207,9 @@ class Checkpoint:
 @dataclass
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
-    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. In seconds: `frozen`, `hung` (a rank), `silent`
+    (a host), `mtbf` (between failures, for the interval of checkpoints where none is given: Young, Daly). `seal`: least bytes
     of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
-    `mtbf`: seconds between failures, for the interval of checkpoints where none is given (Young, Daly).
     """
 
     memory: str = "auto"
@@ -218,6 +218,7 @@ class Fault:
     ranks_per_node: int = 0
     frozen: float = 0.5
     hung: float = 300.0
+    silent: float = 5.0
     seal: int = 4 << 20
     inplace: bool = True
     mtbf: float = 86400.0
@@ -318,7 +319,8 @@ LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
-          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
+          "fault.silent": 0.2, "fault.seal": 1}
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
