@@ -111,6 +111,14 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def forecast(args: argparse.Namespace, guard: Any) -> int:
+    from engine.cluster.forecast import told
+
+    print("\n".join(told(args.ranks, args.floats, args.per_node, args.latency, args.bandwidth, args.density)))
+    return 0
+
+
+@verb
 def doctor(args: argparse.Namespace, guard: Any) -> int:
     from engine.doctor import main as examine
 
@@ -220,6 +228,13 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("-o", "--output", default="-")
     look = verbs.add_parser("inspect", help="what is in a checkpoint")
     look.add_argument("ckpt")
+    far = verbs.add_parser("forecast", help="what a dense exchange would cost on N ranks, by codec, from stated constants")
+    far.add_argument("ranks", type=int, metavar="N")
+    far.add_argument("--floats", type=float, default=1 << 24, metavar="K", help="float32 parameters")
+    far.add_argument("--per-node", type=int, default=64, metavar="R", help="ranks of a node")
+    far.add_argument("--latency", type=float, default=3.0, metavar="US", help="microseconds a message between nodes")
+    far.add_argument("--bandwidth", type=float, default=100.0, metavar="GBIT", help="gigabits a second of a node")
+    far.add_argument("--density", type=float, default=0.01, metavar="D", help="share of entries that topk sends")
     check = verbs.add_parser("doctor", help="what this machine has, and what to mend")
     for p in (look, check):
         p.add_argument("--json", action="store_true")
