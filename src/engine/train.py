@@ -144,6 +144,10 @@ class Diary:
         seconds = time.monotonic() - job.began_s
         learned = found["rows"] - int(more.get("rows_before", 0))
         run = {"bytes_sent": self._sent, "rows_s": learned / max(seconds, 1e-9), "seconds": seconds}
+        if "order_s" in job.counts.values:
+            run["order_s"] = job.counts.values["order_s"]
+            self.note(f"reproducible on any number of ranks: summing {job.workers} replicas in order took "
+                      f"{run['order_s']:.2f} s of {seconds:.2f} s")
         found |= run | {"ranks": self.link.size, "threads": len(job.team.models), "step": job.clock.step} | more
         if self.folder:
             run["path"] = str(self.folder)
