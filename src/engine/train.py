@@ -225,6 +225,8 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
         tiers = mend.tiers(link)  # asked of every rank, while all are well
         if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
             diary.note(f"recovery: {tiers}")
+            if config.exchange.codec != "exact":
+                diary.note("recovery: residuals of exchange.codec are not kept: after a recovery they begin at zero")
     return job, shield, before
 
 
