@@ -342,7 +342,7 @@ class Table:
         """How many more rows a rank has room for."""
         if rank in self.near:
             held = self.near[rank].stats()
-            return max(0, self.buckets // 8 * 7 - held["used"] - held["graves"])
+            return max(0, self.buckets // 8 * 7 - held["used"])
         return int(self.ask(rank, "clock", rooms=8).body[4:8].view(np.uint32)[0])
 
     def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
