@@ -71,6 +71,35 @@ def gather(link: World) -> dict[str, Any]:
 
 
 @case
+def tear(link: World) -> dict[str, Any]:
+    """Rank 0 reads rows that rank 1 stores to with MPI_Get alone: how many are half of one store and half of another."""
+    from mpi4py import MPI
+
+    window = MPI.Win.Allocate_shared(256 * 64 if link.rank else 64, 1, comm=link._comm)
+    memory = np.frombuffer(window.Shared_query(1)[0], np.uint64).reshape(64, 32)
+    window.Lock_all(MPI.MODE_NOCHECK)
+    link.barrier(name="made")
+    read = torn = 0
+    until = time.monotonic() + 3
+    buffer = np.empty(32, np.uint64)
+    value = 0
+    while time.monotonic() < until:
+        for _ in range(500):
+            if link.rank:
+                value += 1
+                memory[value % 64] = value
+            else:
+                window.Get([buffer, MPI.BYTE], 1, (read % 64 * 256, 256, MPI.BYTE))
+                window.Flush(1)
+                torn += bool((buffer != buffer[0]).any())
+                read += 1
+    link.barrier(name="read")
+    window.Unlock_all()
+    window.Free()
+    return {"torn": torn, "read": read}
+
+
+@case
 def add(link: World) -> dict[str, Any]:
     """Rank 0 adds 1 MiB of float32 to rows of the last rank: owner-applies, and MPI_Accumulate."""
     from mpi4py import MPI
