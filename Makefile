@@ -68,5 +68,5 @@ build/asan/done: .venv/test $(PROJECT) $(SOURCES) $(shell find tests -name '*.py
 	touch $@
 
 clean:
-	rm -rf .venv .venv-openmpi build
+	rm -rf .venv .venv-openmpi .venv-intel build
 	find src -name '*.so' -delete

@@ -66,6 +66,19 @@ def demo(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def compare(args: argparse.Namespace, guard: Any) -> int:
+    from engine.compare import compare as contrast
+    from engine.compare import table
+
+    files = [word for word in args.settings if word.endswith(".toml")]
+    words = [f"data.source={word}" if "=" not in word.split("?")[0] else word for word in args.settings if word not in files]
+    rows = contrast(files, words, guard, args.output)
+    if guard.rank == 0:
+        print(json.dumps(rows) if args.json else f"{table(rows)}\npicture: {args.output}/compare.html, compare.svg")
+    return 0
+
+
+@verb
 def predict(args: argparse.Namespace, guard: Any) -> int:
     from engine.guard import launched
     from engine.train import predict as score
@@ -195,6 +208,10 @@ def parser() -> argparse.ArgumentParser:
     _learning(learn)
     learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
     learn.add_argument("--follow", action="store_true", help="go on reading what comes into a file or folder [data.follow]")
+    sides = verbs.add_parser("compare", help="run several configurations on one stream: one table, one picture")
+    sides.add_argument("settings", nargs="+", metavar="A.toml B.toml … SOURCE | section.key=value")
+    sides.add_argument("-o", "--output", default="compared", metavar="DIR", help="where the runs and the comparison go")
+    sides.add_argument("--json", action="store_true", help="print the table as JSON")
     show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
     _learning(show)
     score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")

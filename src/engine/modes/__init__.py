@@ -10,6 +10,7 @@ from engine import job as jobs
 from engine import loop
 from engine.config import Config
 from engine.errors import ConfigError
+from engine.source import stream as streams
 
 MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
 
@@ -43,7 +44,10 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     if mode == "ssp":
         from engine.modes.stale import Stale
 
-        return Stale(job, int(number), power).run()
+        balance = config.exchange.balance
+        if balance and isinstance(job.stream, streams.Dealt):
+            raise ConfigError("exchange.balance: rows dealt in global order are the same number for all", fix="data.rule=part")
+        return Stale(job, int(number), power, balance=balance).run()
     if mode == "asp":
         from engine.modes.owner import Owner
 

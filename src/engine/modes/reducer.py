@@ -98,7 +98,8 @@ class Reducer:
     """Sum over ranks of float32 `(n,)`, the same bytes everywhere. `codec`: dense, bf16, int8, int4, sign, topk[:density],
     lowrank[:rank], or auto = the quickest of `allowed`.  `route` of dense: native (the MPI's own), ring, halving, ….
 
-    Lossy codecs keep what they did not send as residuals. `lines()` explains an automatic choice.
+    Lossy codecs keep what they did not send as residuals. The result may be overwritten by the next call.
+    `lines()` explains an automatic choice.
     """
 
     def __init__(self, link: Link, n: int, codec: str = "auto", *, route: str = "native", allowed: Sequence[str] = AUTO,
@@ -186,10 +187,10 @@ class Reducer:
 
 
 class _Dense:
-    """A sparse allreduce whose result is dense."""
+    """A sparse allreduce whose result is dense; it is overwritten by the next call."""
 
     def __init__(self, made: Sparse, n: int) -> None:
-        self.made, self.n = made, n
+        self.made, self._total, self._last = made, np.zeros(n, np.float32), np.empty(0, np.uint32)
 
     @property
     def residual(self) -> Array:
@@ -197,6 +198,7 @@ class _Dense:
 
     def __call__(self, g: Array) -> Array:
         index, value = self.made(g)
-        total = np.zeros(self.n, np.float32)
-        total[index] = value
-        return total
+        self._total[self._last] = 0
+        self._total[index] = value
+        self._last = index
+        return self._total
