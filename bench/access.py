@@ -158,3 +158,9 @@ def migrate_live(setting: Setting) -> Iterator[Row]:
         identical=int(found["identical"]), seconds=found["seconds"], mpi=vendor())
 
 
+@case("shard", "resplit")
+def resplit(setting: Setting) -> Iterator[Row]:
+    """Most memory beyond source and target while rows of 4 ranks become columns of 3: 4 GiB with --long, else 512 MiB."""
+    size = 4096 if setting.long else 512
+    found = ranks("owners.py", ["resplit", str(size)], [], [4], 110)
+    yield row("resplit", found["extra_mib"], "MiB", "none", bars={"value": "<= 64"}, seconds=found["seconds"], size_mib=size)

@@ -244,6 +244,34 @@ def moved(store: Store, slots: Any, target: int, plain: bool) -> dict[str, float
     return {"freeze_s": took, "seconds": took, "bytes": 0.0}
 
 
+@case
+def resplit(link: World) -> dict[str, Any]:
+    """`owners.py resplit MIB`: so many MiB of float32 from 4 ranks' rows to 3 ranks' columns; memory beyond both, at most."""
+    from engine.shard import resplit as layout
+
+    columns = 1 << 10
+    rows = int(sys.argv[2]) * (1 << 20) // 4 // columns
+    have, want = layout.by_rows(rows, columns, 4, link.size), layout.by_columns(rows, columns, 3, link.size)
+    a, b, *_ = have[link.rank]
+    data = np.repeat(np.arange(a, b, dtype=np.float32)[:, None], columns, 1)
+    goal = want[link.rank]
+    out = np.zeros((goal[1] - goal[0], goal[3] - goal[2]), np.float32)
+    out[:] = -1
+    link.barrier(name="made")
+    before, began = peak(), time.perf_counter()
+    layout.resplit(link, data, have, want, out=out)
+    took, extra = time.perf_counter() - began, peak() - before
+    assert (out == np.arange(rows, dtype=np.float32)[:, None]).all()
+    found = link.vote(np.array([extra, took]), name="extra")
+    return {"extra_mib": float(found[:, 0].max()) / 2**20, "seconds": float(found[:, 1].max()), "mib": int(sys.argv[2])}
+
+
+def peak() -> int:
+    """Most bytes of memory this process has held."""
+    with open("/proc/self/status") as file:
+        return next(int(text.split()[1]) * 1024 for text in file if text.startswith("VmHWM"))
+
+
 def main() -> None:
     link = World(timeout_s=60.0)
     found = CASES[sys.argv[1]](link)
