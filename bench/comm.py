@@ -122,7 +122,7 @@ def merge(setting: Setting) -> Iterator[Row]:
 def staleness(setting: Setting) -> Iterator[Row]:
     """electricity, PA-I, labels applied in blocks of D; the step follows the measured staleness, the fixed step beside."""
     from engine.models.linear import Linear
-    from engine.update.rate import Ease
+    from engine.update.ease import Ease
 
     x, y = streams.electricity(setting.file("electricity.csv"))
     batch = streams.dense(x, y)
