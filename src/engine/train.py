@@ -232,7 +232,12 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
 
 def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
     """What node memory held, where the run goes on from it: the newest committed step."""
-    before = None if shield is None else shield.recover(job, schema)
+    try:
+        before = None if shield is None else shield.recover(job, schema)
+    except protect.Incomplete as error:
+        before = None
+        diary.note(f"{error.message}: the newest checkpoint is taken, and where there is none the source is learned again")
+        diary.event("memory lost", job.clock.rows, what=error.message)
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"node memory: {problem}")
