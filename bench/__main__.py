@@ -20,6 +20,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="full sizes and many rounds")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="most time for one comparison")
     parser.add_argument("--data", type=Path, metavar="DIR", help="real data (default $ENGINE_DATA, ../shared/data)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the codec's kernels on a GPU")
     return parser.parse_args(argv)
 
 
@@ -29,13 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     if asked.name == "peers":
         return install.main()
     seconds = asked.seconds * 5 if asked.long else asked.seconds
-    setting = Setting(seconds, 31 if asked.long else 7, asked.long, asked.data)
+    setting = Setting(seconds, 31 if asked.long else 7, asked.long, asked.data, asked.device)
     found = machine()
     print(json.dumps({"machine": found}) if asked.json else "  ".join(f"{k}={v}" for k, v in found.items()))
     if not asked.json:
         print(table_head())
     failed = False
-    for made in rows(asked.name, asked.case, setting):
+    for made in rows(asked.name, "cuda" if asked.device == "cuda" else asked.case, setting):
         failed |= bool(made.get("failed"))
         print(json.dumps(made) if asked.json else table_line(made), flush=True)
     return int(failed)

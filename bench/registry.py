@@ -15,7 +15,8 @@ from bench.row import Bars, Row, absent, row
 from bench.timing import Timed, alone, paired
 
 LIMIT_S = 540.0  # a bench without `long` ends within 10 minutes
-BENCHES = ("learn", "codec", "delta", "rows", "kernels", "shard", "source", "fault")
+BENCHES = ("learn", "codec", "delta", "rows", "kernels", "comm", "shard", "source", "fault")
+MORE = {"learn": ("model", "continual")}  # further modules with cases of a bench
 
 
 class Missing(Exception):
@@ -30,6 +31,7 @@ class Setting:
     rounds: int = 7
     long: bool = False
     data: Path | None = None
+    device: str = "cpu"
 
     def file(self, name: str) -> Path:
         """A real data set by file name: from --data, $ENGINE_DATA, or ../shared/data; Missing where there is none."""
@@ -55,6 +57,8 @@ def case(bench: str, name: str) -> Callable[[Case], Case]:
 def load(bench: str) -> dict[str, Case]:
     """All cases of a bench, by name in the order they stand in the file."""
     importlib.import_module(f"bench.{bench}")
+    for more in MORE.get(bench, ()):
+        importlib.import_module(f"bench.{more}")
     return REGISTRY.get(bench, {})
 
 

@@ -21,9 +21,10 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "relearn", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+TOP = {"job", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
-       "protect", "pulse", "supervise", "mend", "flush", "archive", "shards", "placement", "modes"}
+       "protect", "pulse", "ring", "supervise", "mend", "flush", "archive", "shards", "placement", "migrate", "modes",
+       "relearn", "compare"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }

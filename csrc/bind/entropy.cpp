@@ -59,7 +59,7 @@ void bind_index(py::module_& m) {
         bool ascending = !n || in[n - 1] < universe;
         {
             py::gil_scoped_release release;
-            for (std::size_t i = 1; i < n; ++i) ascending &= in[i] > in[i - 1];
+            if (ascending) ops.runs(in, n, ascending);
             if (ascending) used = index_encode(ops, in, n, universe, fast, to, room, work());
         }
         need(ascending, "index_encode: expected strictly ascending indices below the universe");

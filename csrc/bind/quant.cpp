@@ -98,6 +98,31 @@ void bind_quant(py::module_& m) {
         });
     }, py::arg("g").noconvert().none(true), py::arg("e").noconvert(), py::arg("top"), py::arg("levels"), py::arg("out").noconvert(), py::arg("bits"),
        py::kw_only(), py::arg("isa") = "");
+    m.def("shared_add", [](const Arr<std::uint8_t>& codes, float scale, Floats& acc, int bits, const std::string& isa) {
+        need(bits == 8 || bits == 16 || bits == 32, "shared: expected 8, 16 or 32 bits");
+        const auto n = static_cast<std::size_t>(acc.size());
+        need(static_cast<std::size_t>(codes.size()) == n * static_cast<std::size_t>(bits / 8), "shared: codes have the wrong size");
+        const auto* in = codes.data();
+        float* sum = writable(acc);
+        const auto& table = ops(level(isa));
+        py::gil_scoped_release release;
+        table.shared_add[bits / 16](in, n, scale, sum);
+    }, py::arg("codes").noconvert(), py::arg("scale"), py::arg("acc").noconvert(), py::arg("bits"), py::kw_only(), py::arg("isa") = "");
+    m.def("shared_peak", [](const Source& g, const Floats& e, const std::string& isa) {
+        const Feed feed(g, e);
+        need(feed.data || !e.size(), "shared: expected g");
+        const float* residual = e.data();
+        const auto n = static_cast<std::size_t>(e.size());
+        const auto& table = ops(level(isa));
+        py::gil_scoped_release release;
+        float top = 0;
+        feed.run(table, n, largest, [&](const float* x, std::size_t from, std::size_t count) {
+            const float part = table.peak(x, residual + from, count);
+            top = part > top ? part : top;
+            return std::size_t(0);
+        });
+        return top;
+    }, py::arg("g").noconvert(), py::arg("e").noconvert(), py::kw_only(), py::arg("isa") = "");
     m.def("quantise", [](const Floats& x, float inverse, float zero, Arr<std::uint8_t>& out, const std::string& isa) {
         need(x.size() == out.size(), "quantise: x and out differ in size");
         const float* in = x.data();

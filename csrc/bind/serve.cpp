@@ -38,6 +38,8 @@ public:
         std::size_t made;
         {
             py::gil_scoped_release release;
+            std::unique_lock<std::mutex> held;
+            if (loop_) held = std::unique_lock<std::mutex>(loop_->turn());
             made = handle(server_, request.data(), static_cast<std::size_t>(request.size()), reply.data(), room);
         }
         return py::bytes(reinterpret_cast<const char*>(reply.data()), made);

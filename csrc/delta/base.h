@@ -9,6 +9,18 @@
 namespace engine::delta {
 
 inline constexpr std::size_t group = 512;  // values behind one width of bit-packing
+inline constexpr std::size_t part = 2048;  // elements worked on while in the first cache
+inline constexpr std::size_t large = std::size_t(4) << 20;  // bytes of an array whose result is better written past the caches
+
+inline std::size_t padded(std::size_t size) { return (size + 63) / 64 * 64; }
+inline std::size_t whole(std::size_t size) { return (size + 3) / 4 * 4; }
+inline std::size_t width_of(const Job& job) { return widths[static_cast<u32>(job.kind)]; }
+inline void settle() {  // what was written past the caches is seen by all from here on
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+inline bool real(Kind kind) { return kind == Kind::half || kind == Kind::brain || kind == Kind::single; }  // has conditions
 
 template <class F>
 inline F below(double bound) {  // the largest F that is not above

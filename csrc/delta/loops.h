@@ -35,6 +35,12 @@ template <class U>
 inline const U* typed(const u8* p, std::size_t at) { return reinterpret_cast<const U*>(p) + at; }
 
 template <Kind kind, class U>
+inline void exponents_of(const Job& job, std::size_t at, std::size_t n, u8* __restrict cond) {
+    const U* __restrict base = typed<U>(job.base, at);
+    for (std::size_t i = 0; i < n; ++i) cond[i] = exponent<kind, U>(base[i]);
+}
+
+template <Kind kind, class U, bool under>
 inline std::size_t diff_of(const Job& job, std::size_t at, std::size_t n, u32* __restrict z, u8* __restrict cond) {
     const U *__restrict now = typed<U>(job.now, at), *__restrict base = typed<U>(job.base, at);
     u32 count = 0;
@@ -42,12 +48,12 @@ inline std::size_t diff_of(const Job& job, std::size_t at, std::size_t n, u32* _
         const U v = zigzag<U>(static_cast<U>(ordered<kind, U>(now[i]) - ordered<kind, U>(base[i])));
         z[i] = v;
         count += v != 0;
-        if constexpr (kind >= Kind::half) cond[i] = exponent<kind, U>(base[i]);
+        if constexpr (kind >= Kind::half && under) cond[i] = exponent<kind, U>(base[i]);
     }
     return count;
 }
 
-inline std::size_t diff_predicted(const Job& job, std::size_t at, std::size_t n, u32* __restrict z, u8* __restrict cond) {
+inline std::size_t diff_predicted(const Job& job, std::size_t at, std::size_t n, u32* __restrict z) {
     const u32 *__restrict now = typed<u32>(job.now, at), *__restrict base = typed<u32>(job.base, at), *__restrict before = typed<u32>(job.previous, at);
     const float beta = job.beta;
     u32 count = 0;
@@ -56,7 +62,6 @@ inline std::size_t diff_predicted(const Job& job, std::size_t at, std::size_t n,
         const u32 v = zigzag<u32>(ordered<Kind::single, u32>(now[i]) - ordered<Kind::single, u32>(p));
         z[i] = v;
         count += v != 0;
-        cond[i] = exponent<Kind::single, u32>(base[i]);
     }
     return count;
 }
@@ -74,17 +79,26 @@ inline std::size_t diff_wide(const Job& job, std::size_t at, std::size_t n, u32*
     return count;
 }
 
+template <Kind kind, class U>
+inline std::size_t diff_any(const Job& job, std::size_t at, std::size_t n, u32* z, u8* cond) {
+    return cond ? diff_of<kind, U, true>(job, at, n, z, cond) : diff_of<kind, U, false>(job, at, n, z, cond);
+}
+
 inline std::size_t diff(const Job& job, std::size_t at, std::size_t n, u32* z, u32* high, u8* cond) {
     switch (job.kind) {
-        case Kind::int8: return diff_of<Kind::int8, u8>(job, at, n, z, cond);
-        case Kind::int16: return diff_of<Kind::int16, u16>(job, at, n, z, cond);
-        case Kind::int32: return diff_of<Kind::int32, u32>(job, at, n, z, cond);
-        case Kind::half: return diff_of<Kind::half, u16>(job, at, n, z, cond);
-        case Kind::brain: return diff_of<Kind::brain, u16>(job, at, n, z, cond);
+        case Kind::int8: return diff_any<Kind::int8, u8>(job, at, n, z, cond);
+        case Kind::int16: return diff_any<Kind::int16, u16>(job, at, n, z, cond);
+        case Kind::int32: return diff_any<Kind::int32, u32>(job, at, n, z, cond);
+        case Kind::half: return diff_any<Kind::half, u16>(job, at, n, z, cond);
+        case Kind::brain: return diff_any<Kind::brain, u16>(job, at, n, z, cond);
         case Kind::int64: return diff_wide<Kind::int64>(job, at, n, z, high);
         case Kind::twice: return diff_wide<Kind::twice>(job, at, n, z, high);
-        default: return job.previous ? diff_predicted(job, at, n, z, cond) : diff_of<Kind::single, u32>(job, at, n, z, cond);
+        default: break;
     }
+    if (!job.previous) return diff_any<Kind::single, u32>(job, at, n, z, cond);
+    const auto count = diff_predicted(job, at, n, z);
+    if (cond) exponents_of<Kind::single, u32>(job, at, n, cond);
+    return count;
 }
 
 // `ordered` is its own inverse. No __restrict on base and out: they may be one.
@@ -132,12 +146,6 @@ inline void join(const Job& job, std::size_t at, std::size_t n, const u32* z, co
     }
 }
 
-template <Kind kind, class U>
-inline void exponents_of(const Job& job, std::size_t at, std::size_t n, u8* __restrict cond) {
-    const U* __restrict base = typed<U>(job.base, at);
-    for (std::size_t i = 0; i < n; ++i) cond[i] = exponent<kind, U>(base[i]);
-}
-
 inline void exponents(const Job& job, std::size_t at, std::size_t n, u8* cond) {
     switch (job.kind) {
         case Kind::half: return exponents_of<Kind::half, u16>(job, at, n, cond);
@@ -148,6 +156,18 @@ inline void exponents(const Job& job, std::size_t at, std::size_t n, u8* cond) {
 }
 
 using Wide = u32 __attribute__((vector_size(64), aligned(4)));
+
+inline u32 any(const u32* z) {
+    Wide all{};
+    for (std::size_t r = 0; r < group / 16; ++r) {
+        Wide v;
+        std::memcpy(&v, z + 16 * r, 64);
+        all |= v;
+    }
+    u32 some = 0;
+    for (int i = 0; i < 16; ++i) some |= all[i];
+    return some;
+}
 
 template <u32 width>
 inline void pack_of(const u32* z, u8* out) {

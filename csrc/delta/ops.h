@@ -44,6 +44,7 @@ struct Work {  // of one call, a few MiB; kept by the caller
     u32 z[2][entropy::block + 512];  // low and, of 8-byte elements, high halves
     u32 index[sparse_limit + 64], change[2][sparse_limit + 64];
     u8 under[sparse_limit + 64];
+    alignas(64) u8 packed[4 * entropy::block + 512];  // a packed block on its way out
     alignas(64) u8 made[2048 * 8];  // a part just decoded
     u8 set[16 * sparse_limit + chunk_limit / 8 + 8192];  // index_bound of a sparse chunk
 };
@@ -56,6 +57,8 @@ struct Ops {
     void (*exponents)(const Job& job, std::size_t at, std::size_t n, u8* cond);
     // Places of z != 0 (plus `at`) and z - 1.
     std::size_t (*pick)(const u32* z, std::size_t n, u32 at, u32* index, u32* change);
+    // All bits of 512 values.
+    u32 (*any)(const u32* z);
     // 512 values in `width` bits each, 16 side by side, and back.
     void (*pack)(const u32* z, u32 width, u8* out);
     void (*unpack)(const u8* in, u32 width, u32* z);

@@ -32,7 +32,7 @@ namespace {
 
 enum Form : u8 { whole_numbers, decimals, bounded };
 enum Flag : u8 { no_high = 1, few = 2 };
-constexpr std::size_t head = 32, trial = 4096, digits_limit = 10;
+constexpr std::size_t head = 32, trial = 1024, digits_limit = 10;
 constexpr double powers[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10};
 
 std::size_t filled(std::size_t size) { return (size + 3) / 4 * 4; }

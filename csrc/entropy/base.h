@@ -70,6 +70,16 @@ inline void emit(const u32* value, const u8* symbol, std::size_t n, const Code& 
 
 inline void run(Decoder& d, const u8* cond, u32* value, std::size_t n) { one_run(d, cond, value, 0, n); }
 
+inline std::size_t runs(const u32* __restrict index, std::size_t n, bool& ascending) {
+    u32 broken = 0, next = 0;
+    for (std::size_t i = 1; i < n; ++i) {
+        broken |= index[i] <= index[i - 1];
+        next += index[i] - index[i - 1] == 1;
+    }
+    ascending = !broken;
+    return n - next;
+}
+
 inline void gaps(const u32* index, std::size_t n, u32 before, u32* gap) {
     for (std::size_t i = 0; i < n; before = index[i++]) gap[i] = index[i] - before - 1;
 }

@@ -18,6 +18,16 @@ inline void classes(const u32* value, const u8* cond, std::size_t n, u32 base, u
     }
 }
 
+inline std::size_t runs(const u32* __restrict index, std::size_t n, bool& ascending) {
+    u32 broken = 0, next = 0;
+    for (std::size_t i = 1; i < n; ++i) {
+        broken |= index[i] <= index[i - 1];
+        next += index[i] - index[i - 1] == 1;
+    }
+    ascending = !broken;
+    return n - next;
+}
+
 inline void emit(const u32* value, const u8* symbol, std::size_t n, const Code& code, u32 count, Lanes& lanes, u32*& word, u32*& odd) {
     const std::size_t whole = count == 32 ? n / 32 * 32 : 0;
     one_emit(value, symbol, whole, n, code, count, lanes, word, odd);

@@ -163,10 +163,10 @@ std::size_t decode_all(const Ops& ops, const u8* in, std::size_t size, const u8*
 }
 
 const Ops& ops(Isa level) {
-    static const Ops portable{base::classes, base::emit, base::run, base::gaps, base::ungaps};
+    static const Ops portable{base::classes, base::emit, base::run, base::runs, base::gaps, base::ungaps};
 #if defined(__x86_64__)
-    static const Ops wider{avx2::classes, avx2::emit, avx2::run, base::gaps, base::ungaps};
-    static const Ops widest_{avx512::classes, avx512::emit, avx512::run, avx512::gaps, avx512::ungaps};
+    static const Ops wider{avx2::classes, avx2::emit, avx2::run, avx2::runs, base::gaps, base::ungaps};
+    static const Ops widest_{avx512::classes, avx512::emit, avx512::run, avx512::runs, avx512::gaps, avx512::ungaps};
     if (level == Isa::avx512) return widest_;
     if (level == Isa::avx2) return wider;
 #endif

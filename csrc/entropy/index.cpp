@@ -8,12 +8,6 @@ static constexpr std::size_t group = 512;  // gaps behind one width byte
 
 std::size_t index_bound(std::size_t n, u64 universe) { return 2 * bound(n) + static_cast<std::size_t>((universe + 7) / 8) + 64; }
 
-static std::size_t count_runs(const u32* index, std::size_t n) {
-    std::size_t count = n != 0;
-    for (std::size_t i = 1; i < n; ++i) count += index[i] != index[i - 1] + 1;
-    return count;
-}
-
 template <class Fill>
 static std::size_t coded_encode(const Ops& ops, std::size_t n, u8* out, std::size_t room, Work& work, Fill fill) {
     std::size_t at = 0;
@@ -84,7 +78,9 @@ std::size_t index_encode(const Ops& ops, const u32* index, std::size_t n, u64 un
     Method method = fast ? packed : coded;
     u8* body = out + 1;
     --room;
-    const std::size_t count = count_runs(index, n), map = static_cast<std::size_t>((universe + 7) / 8);
+    bool ascending;
+    const std::size_t count = ops.runs(index, n, ascending), map = static_cast<std::size_t>((universe + 7) / 8);
+    if (!ascending) return 0;
     std::size_t used = 0;
     if (fast) used = packed_encode(ops, index, n, body, room);
     else if (count > n / 16)

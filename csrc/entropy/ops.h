@@ -46,6 +46,8 @@ struct Ops {
     void (*emit)(const u32* value, const u8* symbol, std::size_t n, const Code& code, u32 count, Lanes& lanes, u32*& word, u32*& odd);
     // The next n values; all but the last call of a block in multiples of 32. Sets d.bad where the bytes are wrong.
     void (*run)(Decoder& d, const u8* cond, u32* value, std::size_t n);
+    // Runs of successive indices; `ascending` is false unless strictly ascending.
+    std::size_t (*runs)(const u32* index, std::size_t n, bool& ascending);
     // gap[i] = index[i] - index[i-1] - 1 with index[-1] = before; and back in place, false unless strictly ascending.
     void (*gaps)(const u32* index, std::size_t n, u32 before, u32* gap);
     bool (*ungaps)(u32* index, std::size_t n, u32 before);

@@ -125,6 +125,42 @@ std::size_t shared(const float* g, float* e, std::size_t n, float inverse, float
     });
 }
 
+template <class Item>
+void shared_add(const void* in, std::size_t n, float scale, float* acc) {
+    const auto* item = static_cast<const Item*>(in);
+    std::size_t at = 0;
+    for (; at + W <= n; at += W) {
+        I q;
+        if constexpr (sizeof(Item) == 1) q = bytes(item + at);
+        else if constexpr (sizeof(Item) == 2) q = halves(item + at) << 16 >> 16;
+        else q = load<I>(item + at);
+        store(acc + at, load<F>(acc + at) + __builtin_convertvector(q, F) * scale);
+    }
+    for (; at < n; ++at) {
+        const float product = static_cast<float>(item[at]) * scale;
+        acc[at] += product;
+    }
+}
+
+inline float peak(const float* g, const float* e, std::size_t n) {
+    I most{};
+    std::size_t at = 0;
+    auto see = [&](const float* x, const float* y) __attribute__((always_inline)) {
+        const I a = as<I>(plus(x, y, 0)) & 0x7fffffff;
+        most = larger(most, a < 0x7f800000 ? a : as<I>(load<F>(y)) & 0x7fffffff);
+    };
+    for (; at + W <= n; at += W) see(g + at, e + at);
+    if (at < n) {
+        float x[W] = {}, y[W] = {};
+        std::memcpy(x, g + at, (n - at) * 4);
+        std::memcpy(y, e + at, (n - at) * 4);
+        see(x, y);
+    }
+    std::int32_t top = 0;
+    for (int j = 0; j < W; ++j) top = most[j] > top ? most[j] : top;
+    return as<float>(top);
+}
+
 template <bool past, class Make>
 INLINE void quantise_group(const float* p, std::uint8_t* to, Make make) {
     I q[V64];
@@ -180,6 +216,7 @@ static const Ops table{
     {encode<sign>, encode<ternary>, encode<int2>, encode<int4>, encode<int8>, encode<int2s>, encode<int4s>, encode<int8s>},
     {decode<sign>, decode<ternary>, decode<int2>, decode<int4>, decode<int8>, decode<int2>, decode<int4>, decode<int8>},
     {cast<bf16>, cast<fp16>, cast<fp8>}, {widen<bf16>, widen<fp16>, widen<fp8>},
-    {shared<std::int8_t>, shared<std::int16_t>, shared<std::int32_t>}, quantise, from_bf16, from_f64, add};
+    {shared<std::int8_t>, shared<std::int16_t>, shared<std::int32_t>},
+    {shared_add<std::int8_t>, shared_add<std::int16_t>, shared_add<std::int32_t>}, peak, quantise, from_bf16, from_f64, add};
 
 }  // namespace engine::quant::LANES

@@ -30,6 +30,10 @@ struct Ops {
     Cast cast[narrows];
     Widen widen[narrows];
     Shared shared[3];  // int8, int16, int32
+    // acc += q * scale for the same integers, or their sum over ranks.
+    void (*shared_add[3])(const void* in, std::size_t n, float scale, float* acc);
+    // Greatest finite |g + e|, |e| where that is not finite.
+    float (*peak)(const float* g, const float* e, std::size_t n);
     // out = clamp(round(x * inverse) + zero, 0, 255), nearest even; no error feedback.
     void (*quantise)(const float* x, std::size_t n, float inverse, float zero, std::uint8_t* out);
     // Exact widening of bfloat16, nearest rounding of float64: the two other inputs, a block at a time.

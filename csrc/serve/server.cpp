@@ -166,6 +166,14 @@ struct Turn {
         if (auto* mine = write<std::uint32_t>(1)) *mine = ticket;
     }
 
+    void clock() {  // the clock, and how many rows there is room for
+        const Head& h = *slab().head;
+        auto* at = write<std::uint32_t>(2);
+        if (!at) return void(status = Status::full);
+        const std::uint64_t most = h.buckets / 8 * 7, taken = h.used.load(), free = taken < most ? most - taken : 0;
+        at[0] = h.clock.load(), at[1] = static_cast<std::uint32_t>(free < 0xffffffffu ? free : 0xffffffffu);
+    }
+
     void unlock() {
         const auto* at = read<std::uint32_t>(2);
         status = release(slab().locks[at[0] % lock_lines], at[1]);
@@ -253,7 +261,7 @@ std::size_t handle(Server& s, const std::uint8_t* request, std::size_t size, std
         case Kind::release: t.unlock(); break;
         case Kind::recent: t.recent(); break;
         case Kind::drop: t.drop_slots(); break;
-        case Kind::clock: if (auto* at = t.write<std::uint32_t>(1)) *at = t.slab().head->clock.load(); break;
+        case Kind::clock: t.clock(); break;
     }
     ++s.served;
     call.status = static_cast<std::uint32_t>(t.status), call.count = static_cast<std::uint32_t>(t.count), call.size = static_cast<std::uint32_t>(t.bytes);

@@ -2,6 +2,7 @@
 // between looks, or a step at a time from the caller's. MPI is known only by the addresses and handle values that are passed in.
 #pragma once
 #include <atomic>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -24,6 +25,7 @@ public:
     void start(int sleep_us, int idle_us);
     void stop();             // ends the thread, if any, and withdraws the receives
     bool step();             // true if something was done
+    std::mutex& turn() { return turn_; }  // held while a request is handled
     bool running() const { return thread_.joinable(); }
     int error() const { return error_.load(); }
 
@@ -43,6 +45,7 @@ private:
     std::atomic<bool> stop_{false};
     std::atomic<int> error_{0};
     bool posted_ = false;
+    std::mutex turn_;
 };
 
 }  // namespace engine::serve

@@ -25,7 +25,7 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
-    "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
     "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
@@ -62,6 +62,19 @@ def demo(args: argparse.Namespace, guard: Any) -> int:
     from engine.train import demo as show
 
     show(configured(args), guard)
+    return 0
+
+
+@verb
+def compare(args: argparse.Namespace, guard: Any) -> int:
+    from engine.compare import compare as contrast
+    from engine.compare import table
+
+    files = [word for word in args.settings if word.endswith(".toml")]
+    words = [f"data.source={word}" if "=" not in word.split("?")[0] else word for word in args.settings if word not in files]
+    rows = contrast(files, words, guard, args.output)
+    if guard.rank == 0:
+        print(json.dumps(rows) if args.json else f"{table(rows)}\npicture: {args.output}/compare.html, compare.svg")
     return 0
 
 
@@ -195,6 +208,10 @@ def parser() -> argparse.ArgumentParser:
     _learning(learn)
     learn.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
     learn.add_argument("--follow", action="store_true", help="go on reading what comes into a file or folder [data.follow]")
+    sides = verbs.add_parser("compare", help="run several configurations on one stream: one table, one picture")
+    sides.add_argument("settings", nargs="+", metavar="A.toml B.toml … SOURCE | section.key=value")
+    sides.add_argument("-o", "--output", default="compared", metavar="DIR", help="where the runs and the comparison go")
+    sides.add_argument("--json", action="store_true", help="print the table as JSON")
     show = verbs.add_parser("demo", help="learn handwritten digits, then a drifting stream")
     _learning(show)
     score = verbs.add_parser("predict", help="predictions of a checkpoint's model for every row of a source")

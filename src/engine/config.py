@@ -82,6 +82,7 @@ class Model:
     batch: int = 0
     interactions: bool = False
     scale: bool | None = None
+    make: str = ""
 
 
 @dataclass
@@ -133,6 +134,7 @@ class Update:
     `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
     are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
     none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
+    `delay`: rows after which the label of a row comes; it is scored before and learned then.
     """
 
     chain: str = ""
@@ -148,6 +150,7 @@ class Update:
     spool: str = "memory"
     gate: str | None = None
     publish: str = ""
+    delay: int = 0
     teacher: str = ""
     teacher_share: float = 0.5
 
@@ -156,11 +159,12 @@ class Update:
 class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
-    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
-    local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
-    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `codec`: how parameters of dense models travel: exact,
-    dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
-    (the MPI's own), ring, halving, doubling, tree, node.
+    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
+    lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (as
+    wait and loss call for, within a loss of `budget`).  `damp`: an update computed a rounds ago counts (1 + a)^-damp.
+    With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
+    `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
+    (measured; `explain` logs why); `route` of dense: native (the MPI's own), ring, halving, doubling, tree, node.
     """
 
     split: str = "rows"
@@ -173,6 +177,8 @@ class Exchange:
     damp: float = 0.0
     momentum: float = 0.0
     budget: float = 0.005
+    balance: bool = False
+    ease: bool = False
 
 
 @dataclass
@@ -202,9 +208,9 @@ class Checkpoint:
 @dataclass
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
-    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. `frozen`, `hung` in seconds. `seal`: least bytes
+    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. In seconds: `frozen`, `hung` (a rank), `silent`
+    (a host), `mtbf` (between failures, for the interval of checkpoints where none is given: Young, Daly). `seal`: least bytes
     of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
-    `mtbf`: seconds between failures, for the interval of checkpoints where none is given (Young, Daly).
     """
 
     memory: str = "auto"
@@ -213,6 +219,7 @@ class Fault:
     ranks_per_node: int = 0
     frozen: float = 0.5
     hung: float = 300.0
+    silent: float = 5.0
     seal: int = 4 << 20
     inplace: bool = True
     mtbf: float = 86400.0
@@ -303,8 +310,8 @@ CHOICES = {
     "fault.memory": ("auto", "on", "off"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
-PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
-                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
+PATTERNS = {"exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
+                              "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
@@ -313,7 +320,8 @@ LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
-          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0, "fault.seal": 1}
+          "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
+          "fault.silent": 0.2, "fault.seal": 1}
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),

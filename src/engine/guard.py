@@ -107,12 +107,15 @@ class Guard:
         record = {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(), "code": code,
                   "label": getattr(error, "label", "E100"), "message": getattr(error, "message", None) or describe(error),
                   "where": getattr(error, "where", ""), "fix": getattr(error, "fix", "")}
-        first = claim(record)
-        if first:
-            text = render(record)
-            if code == 70 or os.environ.get("ENGINE_TRACEBACK"):
-                text = "".join(traceback.format_exception(error)) + text
-            print(text, file=sys.stderr, flush=True)
+        text = render(record)
+        if code == 70 or os.environ.get("ENGINE_TRACEBACK"):
+            text = "".join(traceback.format_exception(error)) + text
+        # A launcher that is told to abort may drop what a rank has just said, so the parent says it, where there is one.
+        record["untold"] = text if os.environ.get("ENGINE_TELLER") else ""
+        path = error_file()
+        if claim(record):
+            if not record["untold"] or path is None or not path.exists():
+                print(text, file=sys.stderr, flush=True)
         else:
             time.sleep(LOSER_S)
         leave(code)

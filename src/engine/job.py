@@ -110,11 +110,11 @@ def threads(config: Config) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local)
 
 
-def assemble(config: Config, link: Link, schema: Schema, rows: Any) -> loop.Job:
-    """A job over `rows` (anything with `take(k)`), its model new."""
+def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any = None) -> loop.Job:
+    """A job over `rows` (anything with `take(k)`), its model new, or of `team`, to be loaded."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
-    team = assembled(config, link, schema if stage is None else stage.schema)
+    team = team or assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     least = WINDOW if config.exchange.split == "keys" else 2048 if workers == 1 else 1
     every = config.checkpoint.every

@@ -62,9 +62,9 @@ def run(ranks: int, verb: list[str], *, mpi: str = "", timeout_s: float = 0.0) -
         record = Path(folder) / "run.error.json"
         children: list[subprocess.Popen[bytes]] = []
         view = View(ranks, record.with_name("live.jsonl")) if wanted(verb) else None
-        shown = {"ENGINE_LIVE": str(view.record)} if view else {}
+        told = {"ENGINE_ERROR_FILE": str(record), "ENGINE_TELLER": "1"} | ({"ENGINE_LIVE": str(view.record)} if view else {})
         with forwarding(children, record) as asked:
-            child = start(line, {**env, **shown, "ENGINE_ERROR_FILE": str(record)}, piped=view is not None)
+            child = start(line, {**env, **told}, piped=view is not None)
             children.append(child)
             viewer = view.follow(child) if view else None
             if asked:  # what came while the launcher was starting
@@ -127,12 +127,16 @@ def standard_input() -> str:
 
 
 def outcome(code: int, record: Path, asked: list[int]) -> int:
-    """What the job's end means: the record of the first failure where there is one; else only 0 is taken as it is.
+    """What the job's end means: the record of the first failure where there is one (said here, if the rank has left that
+    to us); else only 0 is taken as it is.
 
     Launchers have exit codes of their own for a stopped job and for a rank that was killed; none of them is passed on.
     """
     with contextlib.suppress(OSError, ValueError, KeyError):
-        code = int(json.loads(record.read_text())["code"])
+        found = json.loads(record.read_text())
+        code = int(found["code"])
+        if found.get("untold"):
+            print(found["untold"], file=sys.stderr)
         if code in CODES:
             return code if code != 75 or signal.SIGINT not in asked else 130
     if code == 0:

@@ -26,7 +26,9 @@ from engine.types import Link, Source
 
 @dataclass(frozen=True)
 class Means:
-    """What a job is made from again: `prepare(config, link, source, diary, guard)` -> job, protection, meta."""
+    """What a job is made from again: `prepare(config, link, source, diary, guard, team)` -> job, protection,
+    meta.
+    """
 
     config: Config
     source: Source
@@ -62,10 +64,12 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
             comm = repair.survivors(job.link, least=dead, timeout_s=2.0)
             link = jobs.connect(comm, timeout_s=min(5.0, means.config.loop.stall_timeout), watch=means.guard.watch)
             plan = _passed(plan)
-        job.team.close()
+        team = job.team if isinstance(job.team, loop.Team) and link.size > 1 else None  # its memory is there: it is loaded anew
+        if team is None:
+            job.team.close()
         means.guard.rank = link.rank
         means.diary.move(link)
-        fresh, guarded, before = means.prepare(means.config, link, means.source, means.diary, means.guard)
+        fresh, guarded, before = means.prepare(means.config, link, means.source, means.diary, means.guard, team)
         if before is None:
             raise PeerError("node memory held no step that is whole")
         plan = _passed(_passed(plan))

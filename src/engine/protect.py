@@ -34,14 +34,17 @@ from engine.errors import EngineError, PeerError, StoreError
 from engine.flush import Flush
 from engine.kernels import _native
 from engine.pulse import Pulse, die_with_parent, fence, fenced
+from engine.ring import Ring
 from engine.source import stream as streams
 from engine.source.live import Live, together
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
+from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record
 from engine.types import Array, Batch, Block, Link, Schema, State
 
+DIGEST_ROWS = 1 << 15
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
@@ -102,8 +105,9 @@ class Protection:
         limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
         self.pulse: Pulse = jobs.agreed(link, lambda: Pulse(root, self.epoch, link.rank, link.size, limits,
                                                             lambda text: audit("fence", why=text)), "heartbeat")
+        self.ring = self._ringed(hosts)
         if hasattr(link, "alarm"):
-            link.alarm = self.pulse.why
+            link.alarm = self.why
         self.guards = guards(self.nodes, config.fault.copies)
         self.notes: list[str] = []
         self._own: Keeper | None = None
@@ -116,6 +120,22 @@ class Protection:
         self._told = True  # the first step committed after a recovery is told
         self.flush: Flush | None = None
         self._job: loop.Job | None = None
+
+    def _ringed(self, hosts: Sequence[str]) -> Ring | None:
+        """Heartbeats between hosts, at the first rank of each; None on one host, and on the others (collective)."""
+        if len(set(hosts)) == 1:
+            return None
+        order = {name: at for at, name in enumerate(dict.fromkeys(hosts))}
+        silent_s = self.config.fault.silent
+        ring = Ring(self.root.name, self.epoch, order[hosts[self.link.rank]], silent_s=silent_s) if self.leads else None
+        said = _all(self.link, ring.address() if ring else None, "addresses")
+        if ring is not None:
+            ring.start([at for at in said if at is not None])
+        return ring
+
+    def why(self) -> str:
+        """Why every wait must be called off: a neighbour that is gone, or a host that is silent; "" where all is well."""
+        return self.pulse.why() or (self.ring.why() if self.ring is not None else "")
 
     @property
     def leads(self) -> bool:
@@ -176,11 +196,15 @@ class Protection:
         """Every shard at the chosen step, on every rank; None where a shard is damaged in all of its copies (collective)."""
         by_name = {f"{self.host}:{copy.folder}": copy for copy in mine}
         loaded: dict[int, tuple[State, dict[str, Any]]] = {}
+        single = len(self.locals) == self.link.size
         for attempt in range(max(len(places) for places in choice.sources)):
             for shard, places in enumerate(choice.sources):
-                if attempt >= len(places) or holder[places[attempt]] != self.link.rank or shard in loaded:
+                if attempt >= len(places) or shard in loaded or not (single or holder[places[attempt]] == self.link.rank):
                     continue
-                copy = by_name[known[places[attempt]].holder]
+                name = known[places[attempt]].holder
+                if name not in by_name:
+                    by_name[name] = Copy(name.partition(":")[2])
+                copy = by_name[name]
                 names = [known[place].holder for place in places if place != places[attempt]]
                 others = [by_name[name].folder for name in names if name in by_name]
                 try:
@@ -188,11 +212,15 @@ class Protection:
                 except EngineError as error:
                     self.notes.append(f"{copy.folder}: {error.message}")
                 self.notes += [p for p in copy.problems if p not in self.notes]
+            if single and len(loaded) < choice.shards:
+                continue  # every rank of the one host reads the same files and finds the same
             have = self.link.vote(np.array([shard in loaded for shard in range(choice.shards)]), name="loaded shards").any(0)
             if have.all():
                 break
         else:
             return None
+        if single:
+            return [(shard, *loaded[shard]) for shard in range(choice.shards)]
         packed = np.frombuffer(pickle.dumps([(s, *found) for s, found in loaded.items()], protocol=5), np.uint8)
         whole = self.link.allgather(packed, name="shards from memory") if self.link.size > 1 else [packed]
         parts = {s: (s, state, meta) for data in whole for s, state, meta in pickle.loads(data.tobytes())}
@@ -206,17 +234,18 @@ class Protection:
         crash.point("begin")
         self._job = job
         self.flush = Flush(self.config, self.link, schema) if self.config.checkpoint.dir else None
-        state = {path: Block(np.array(block.data), block.columns) for path, block in self._shard(job).items()}
-        self._seen = {path: Block(block.data.copy(), block.columns) for path, block in state.items()}
+        state = self._shard(job)
+        hinted = getattr(job.team.models[0], "changed", None) is not None and job.shared
+        self._seen = {path: Block(np.array(block.data), block.columns) for path, block in state.items()
+                      if not (hinted and path == "model/linear")}
         meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
         step = job.clock.step
         self._digest = step & DIGEST
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.link.rank, "own", state, record), "images")
-        packed = np.frombuffer(pickle.dumps((state, record), protocol=5), np.uint8)
-        for ward, data in self._relayed(packed, "images to guards"):
-            theirs, first = pickle.loads(data.tobytes())
-            self._copies[ward] = self._keep(ward, "copy", theirs, first)
+        for ward, data in self._relayed(self._own.raw, "images to guards") if any(self.guards) else ():
+            self._copies[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.config.fault.seal)
+            keeper.begin_copy(data)
         self.link.barrier(name="images")
         crash.point("began")
         self._began = self._committed = step
@@ -307,12 +336,17 @@ class Protection:
         digest = 0
         for path, block in sorted(jobs.views(job).items()):
             if not path.startswith(PER_RANK):
-                digest = _native.crc32c(np.ascontiguousarray(block.data), _native.crc32c(path.encode(), digest))
+                digest = _native.crc32c(path.encode(), digest)
+                data = block.data if block.data.ndim else block.data[None]
+                for low in range(0, len(data), DIGEST_ROWS):  # pieces that stay in the cache
+                    digest = _native.crc32c(np.ascontiguousarray(data[low : low + DIGEST_ROWS]), digest)
         return digest
 
     def close(self, *, done: bool) -> None:
         """Ends the heartbeat; where the run is done, node memory is given back."""
         self.pulse.done()
+        if self.ring is not None:
+            self.ring.close()
         for keeper in (self._own, *self._copies.values()):
             if keeper is not None:
                 keeper.close()
@@ -365,14 +399,14 @@ class Protection:
                 rows = hinted[path]
                 low, high = split(self._rows[path], self.link.rank, self.link.size)
                 rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - np.uint32(low)
-                found.append(Change(path, rows, _taken(data, rows), len(data), block.columns))
+                found.append(Change(path, rows, taken(data, rows), len(data), block.columns))
                 continue
             old = self._seen.get(path)
             if old is None or old.data.shape != data.shape or old.data.dtype != data.dtype:
                 self._seen[path] = Block(np.array(data), block.columns)
                 found.append(Change(path, None, self._seen[path].data.copy(), len(data), block.columns))
                 continue
-            rows = _differing(old.data, data)
+            rows = differing(old.data, data)
             if len(rows):
                 fresh = np.ascontiguousarray(data[rows])
                 old.data[rows] = fresh
@@ -443,31 +477,6 @@ def _hints(job: loop.Job) -> dict[str, Array]:
         return {}
     changed = getattr(job.team.models[0], "changed", None)
     return {} if changed is None else dict(changed(job.merged))
-
-
-def _taken(data: Array, rows: Array) -> Array:
-    """`data[rows]`, contiguous; by way of the whole row where `data` is some columns of it (eight times as fast)."""
-    base = data.base
-    whole = (isinstance(base, np.ndarray) and data.ndim == 2 and base.ndim == 2 and base.flags.c_contiguous
-             and data.strides == base.strides and base.dtype == data.dtype)
-    if not whole or base is None:
-        return np.ascontiguousarray(data[rows])
-    start = (data.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // max(1, base.strides[0])
-    return np.ascontiguousarray(base.take(rows.astype(np.int64) + start, axis=0)[:, : data.shape[1]])
-
-
-def _differing(old: Array, new: Array) -> Array:
-    """Rows whose bytes differ, uint32 ascending."""
-    if not new.size:
-        return np.zeros(0, np.uint32)
-    if new.ndim > 1:
-        width = new.nbytes // max(1, len(new))
-        a, b = (np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8).reshape(len(x), width) for x in (old, new))
-        wide = width % 4 == 0
-        return np.flatnonzero((a.view(np.uint32) != b.view(np.uint32)).any(1) if wide else (a != b).any(1)).astype(np.uint32)
-    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}.get(new.dtype.itemsize)
-    same = np.ascontiguousarray(new)
-    return np.flatnonzero(old.view(kind) != same.view(kind) if kind else old != same).astype(np.uint32)
 
 
 def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) -> tuple[State, dict[str, Any]]:

@@ -54,9 +54,11 @@ class Relearn:
     _errors: tuple[float, float] = (0.0, 0.0)
     _scale: Array = field(default_factory=lambda: np.zeros(2))
     publish_every: int = 1000
+    delay: int = 0  # rows after which a label comes
     ends: bool = True  # whether a step without rows to come is the end
     _lost: bool = False  # rows held before a checkpoint are gone
     _out: int = 0
+    _waiting: list[Batch] = field(default_factory=list)
     _live: Model | None = None
     _meters: tuple[Meter, Meter] | None = None
 
@@ -72,7 +74,11 @@ class Relearn:
 
     def learn(self, job: loop.Job, rows: Batch) -> tuple[Batch, Array]:
         """Scores before learning; the live model learns where the strategy has it so."""
-        if self.recipe.live:
+        if self.recipe.live and self.delay:
+            scores = job.team.models[0].predict(rows)
+            self._waiting.append(rows)
+            self._due(job, int(rows.order[-1]) - self.delay)
+        elif self.recipe.live:
             rows, scores = job.team.learn(rows, job.k)
         else:
             scores = job.team.models[0].predict(rows)
@@ -83,6 +89,19 @@ class Relearn:
             self._meters[0].add(scores, rows)
             self._meters[1].add(self._live.predict(rows), rows)
         return rows, scores
+
+    def _due(self, job: loop.Job, last: int) -> None:
+        """Learns the rows whose labels have come: those of an order up to `last`."""
+        come = []
+        while self._waiting and self._waiting[0].order[0] <= last:
+            first = self._waiting.pop(0)
+            count = int(np.searchsorted(first.order, last, side="right"))
+            come.append(first.slice(0, count))
+            if count < len(first):
+                self._waiting.insert(0, first.slice(count, len(first)))
+                break
+        if come:
+            job.team.learn(join(come), job.k)
 
     def _counted(self, scores: Array, rows: Batch, task: str) -> tuple[float, float]:
         """Rows with a label and their errors: wrong classes, or distances as shares of four times the mean one, up to 1."""
@@ -314,7 +333,7 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
 
     u = config.update
     watched = u.drift and config.model.kind != "forest"
-    if u.strategy in PLAIN and not watched and not u.publish:
+    if u.strategy in PLAIN and not watched and not u.publish and not u.delay:
         return None
     if not isinstance(job.team, loop.Team):
         raise ConfigError("update: a strategy or a drift detector needs exchange.split=rows, found keys")
@@ -332,11 +351,11 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
     def save(job: loop.Job) -> None:
         jobs.save(job, config, u.publish, schema)
 
-    finest = recipe.every or (jobs.interval(config) if made or u.strategy == "auto" else job.k)
+    finest = recipe.every or u.delay or (jobs.interval(config) if made or u.strategy == "auto" else job.k)
     job.k = max(1, min(job.k, finest // job.workers))
     return Relearn(
         recipe, lambda tracked: jobs.build(config, inner, tracked=tracked), again if twice else None,
         note or (lambda *a, **m: None), made, u.on_drift, u.window or 2000, u.gate or "", u.spool,
         (plans.budget(u.budget), wish) if u.strategy == "auto" else None,
         float(getattr(source, "pieces", 0) or 0) * float(getattr(source, "piece_rows", 0) or 0), save if u.publish else None,
-        publish_every=u.every, ends=source is not None)
+        publish_every=u.every, delay=u.delay, ends=source is not None)

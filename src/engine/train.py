@@ -151,6 +151,7 @@ class Diary:
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
+                keep(self.folder / "curve.json", json.dumps(curve) + "\n")
                 write_page(self.folder / "report.html", {
                     "title": self.title, "summary": found, "totals": run, "curve": curve, "metrics": self.metrics,
                     "events": self.events, "config": self.config.to_dict(),
@@ -204,10 +205,10 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     return summary
 
 
-def prepared(config: Config, link: Link, opened: Source, diary: Diary,
-             guard: Guard) -> tuple[loop.Job, protect.Protection | None, dict[str, Any] | None]:
+def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Guard,
+             team: Any = None) -> tuple[loop.Job, protect.Protection | None, dict[str, Any] | None]:
     """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
-    job = jobs.assemble(config, link, opened.schema, None)
+    job = jobs.assemble(config, link, opened.schema, None, team=team)
     job.stop, job.beat = (lambda: guard.stop), guard.beat
     if link.size == 1:
         job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
@@ -224,6 +225,8 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary,
         tiers = mend.tiers(link)  # asked of every rank, while all are well
         if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
             diary.note(f"recovery: {tiers}")
+            if config.exchange.codec != "exact":
+                diary.note("recovery: residuals of exchange.codec are not kept: after a recovery they begin at zero")
     return job, shield, before
 
 

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engine.cluster.stale import Arrived, Pause, Resume, advance, start
+from engine.cluster.stale import Arrived, Pause, Resume, advance, shares, start
 
 
 class Ranks(RuleBasedStateMachine):
@@ -110,3 +110,12 @@ def test_ten_thousand_ranks():
 def test_a_negative_bound_is_refused():
     with pytest.raises(ValueError, match="-1"):
         start(2, 0, -1)
+
+
+def test_shares_follow_speed_and_lose_no_row():
+    assert shares([1, 1, 1, 4], 104) == [32, 32, 32, 8]
+    assert shares([0, 0], 7) == [4, 3]
+    assert shares([1, 0, 1], 9) == [3, 3, 3]
+    for rows in range(3, 50):
+        found = shares([1.0, 2.5, 1.3], rows)
+        assert sum(found) >= rows and sum(found) <= rows + 2 and min(found) >= 1

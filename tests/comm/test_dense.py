@@ -104,7 +104,7 @@ def test_coded_sums_lose_nothing_for_good(name, size):
 
     def work(link):
         made = Coded(link, n, lambda stream: codec(name, **options), chunk=1024)
-        return [made(inputs(link.rank, s)) for s in range(steps)], made.residual()
+        return [made(inputs(link.rank, s)).copy() for s in range(steps)], made.residual()
 
     found = on_ranks(size, work)
     for s in range(steps):

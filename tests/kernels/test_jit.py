@@ -61,6 +61,9 @@ def test_shared_integers():
         for bits in (8, 16, 32):
             out = np.zeros(n * bits // 8, np.uint8)
             same(lambda k, e, o, g=g, b=bits: k.shared_encode(g, e, 2.0, 100, o, b), data(n, 1), out)
+            codes = np.random.default_rng(0).integers(0, 256, n * bits // 8, dtype=np.uint8)
+            same(lambda k, acc, c=codes, b=bits: k.shared_add(c, 0.37, acc, b), data(n, 1))
+        same(lambda k, e, g=g: k.shared_peak(g, e), data(n, 1))
 
 
 def test_selection():

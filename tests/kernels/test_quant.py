@@ -176,6 +176,11 @@ def test_shared_integers_sum_natively(n, bits, isa):
             x, want, top, levels, ref, bits
         )
         assert out.tobytes() == ref.tobytes() and e.tobytes() == want.tobytes()
+        left, right = np.ones(n, np.float32), np.ones(n, np.float32)
+        _native.shared_add(out, 0.37, left, bits, isa=isa)
+        plain.shared_add(ref, 0.37, right, bits)
+        assert left.tobytes() == right.tobytes()
+        assert _native.shared_peak(x, e, isa=isa) == plain.shared_peak(x, e)
         total += out.view(total.dtype)
         rest += e
     assert np.allclose(total * (top / levels) + rest, sum(x.astype(np.float64) for x in g), atol=1e-5 * max(top, 1))

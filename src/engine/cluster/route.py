@@ -146,7 +146,9 @@ def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = 
 class Scale:
     """The question of weak scaling: each rank learns `rows` of `row_s` seconds between exchanges of `touched` rows of state.
 
-    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size).
+    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size); `merge_s`: taking a
+    touched row out, adding it and merging it. `shared`: the ranks of a node share one model, each the owner of a part of
+    the keys, so that only nodes exchange and a node's ranks share the merging.
     """
 
     rows: int
@@ -155,6 +157,7 @@ class Scale:
     union: float
     wide: float = 28.0
     merge_s: float = 1.5e-8
+    shared: bool = False
 
 
 def union_of(scale: Scale, ranks: int) -> float:
@@ -168,13 +171,18 @@ def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
     if ranks == 1:
         return learn, 0.0
     wire = fit.far if ranks > fit.per_node else fit.near
-    shared = min(fit.per_node, ranks) if ranks > fit.per_node else 1
+    crowd = min(fit.per_node, ranks) if ranks > fit.per_node else 1  # ranks behind one link
+    parties, touched, hands = ranks, scale.touched, 1
+    if scale.shared:
+        parties, hands = ceil(ranks / fit.per_node), min(fit.per_node, ranks)
+        touched, crowd = union_of(scale, hands), 1
+        if parties == 1:
+            return learn, 0.0
     whole = union_of(scale, ranks)
-    out = scale.touched * scale.wide * (ranks - 1) / ranks
-    back = whole * scale.wide * (ranks - 1) / ranks
-    messages = 2 * ceil(log2(ranks)) + 2 * min(ranks - 1, 2 * ceil(log2(ranks)))
-    wires = messages * wire.latency_s + (out + back) * wire.byte_s * shared
-    return learn, wires + scale.merge_s * (scale.touched + whole)
+    share = (parties - 1) / parties
+    messages = 2 * ceil(log2(parties)) + 2 * min(parties - 1, 2 * ceil(log2(parties)))
+    wires = messages * wire.latency_s + (touched + whole) * scale.wide * share * wire.byte_s * crowd
+    return learn, wires + scale.merge_s * (touched + whole) / hands
 
 
 def weak(fit: Fit, scale: Scale, ranks: Sequence[int]) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ Bound 0 is lock-step. Rounds are committed in order, each when all its updates a
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 
@@ -71,6 +72,19 @@ class Pause:
 @dataclass(frozen=True, slots=True)
 class Resume:
     """What was due is done."""
+
+
+def shares(row_s: Sequence[float], rows: int, least: int = 1) -> list[int]:
+    """`rows` dealt to ranks by their speed, so that all need the same time; `row_s`: seconds a row, 0 = not known yet."""
+    known = [s for s in row_s if s > 0]
+    usual = sorted(known)[len(known) // 2] if known else 1.0
+    speed = [1 / (s if s > 0 else usual) for s in row_s]
+    exact = [rows * v / sum(speed) for v in speed]
+    found = [max(least, int(x)) for x in exact]
+    by_rest = sorted(range(len(exact)), key=lambda r: (int(exact[r]) - exact[r], r))
+    for r in by_rest[: max(0, rows - sum(found))]:
+        found[r] += 1
+    return found
 
 
 def start(size: int, rank: int, bound: int, done: int = 0) -> Board:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FrameError
 from ..types import Array
-from .frame import CODECS, KINDS, Frame, decode_frame, encode_frame, frame_bytes
+from .frame import CODECS, CORE, ENTRY, KINDS, Frame, decode_frame, encode_frame, frame_bytes, padded
 
 PARAMS = struct.Struct("<16sIIQQQ")  # name, block, count, seed, step, non-finite elements; what follows is the rest of the name
 PACKED = 1  # mode of a chunk that went through codec/pack.py; `items` is its size before that
@@ -50,17 +50,33 @@ class Codec:
     def init(self, n: int) -> State:
         return {"residual": np.zeros(n, np.float32)}
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
-        """Chunks of C(g + residual); advances `state`. `g` is flat."""
+    def layout(self, n: int) -> list[int]:
+        """Bytes of each chunk where they are known beforehand; none where they are not."""
+        return []
+
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
+        """Chunks of C(g + residual), in `room` where the layout is known; advances `state`. `g` is flat."""
         raise NotImplementedError
 
     def add(self, opened: Opened, acc: Array) -> None:
         """acc float32 `(n,)` += the decoded values."""
         raise NotImplementedError
 
-    def encode(self, g: Array, state: State, step: int) -> bytes:
-        """The frame of C(g + residual); every field of `state` is advanced in place."""
-        return seal(self, g, self.parts(g.reshape(-1), state, step), step)
+    def encode(self, g: Array, state: State, step: int) -> Any:
+        """The frame of C(g + residual), bytes or a view of bytes; every field of `state` is advanced in place."""
+        layout = self.layout(g.size)
+        if not layout:
+            parts = self.parts(g.reshape(-1), state, step, [])
+            return frame_bytes(seal(self, g, parts, step))
+        head = padded(CORE.size + PARAMS.size + len(self.name.encode()[16:]) + 8 * g.ndim + ENTRY.size * len(layout))
+        frame = np.empty(head + sum(map(padded, layout)), np.uint8)
+        room, at = [], head
+        for size in layout:  # codes are written where the frame has them: the payload is never copied
+            room.append(frame[at : at + size])
+            frame[at + size : at + padded(size)] = 0
+            at += padded(size)
+        frame[:head] = np.frombuffer(seal(self, g, self.parts(g.reshape(-1), state, step, room), step)[0], np.uint8)
+        return frame.data.toreadonly()
 
     def decode_add(self, frame: Any, acc: Array) -> None:
         """acc float32 += decoded values; FrameError, and acc as it was, on a frame of another codec, block or size."""
@@ -152,12 +168,12 @@ def residual(state: State, n: int) -> Array:
     return e
 
 
-def seal(codec: Codec, g: Array, parts: Parts, step: int) -> bytes:
-    """Frame of an Update's codes: parameters in the extension, arrays as chunks."""
+def seal(codec: Codec, g: Array, parts: Parts, step: int) -> list[memoryview]:
+    """Buffers of the frame of an Update's codes: parameters in the extension, arrays as chunks."""
     name = codec.name.encode()
     ext = PARAMS.pack(name, parts.block, parts.count, codec.seed, step, parts.bad) + name[16:]
     head: dict[str, Any] = {"dtype": g.dtype.name, "shape": g.shape, "ext": ext, "modes": parts.modes, "counts": parts.items}
-    return frame_bytes(encode_frame(KINDS["update"], CODECS[codec.family], parts.chunks, **head))
+    return encode_frame(KINDS["update"], CODECS[codec.family], parts.chunks, **head)
 
 
 class Opened:

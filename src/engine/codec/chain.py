@@ -10,6 +10,8 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+import numpy as np
+
 from ..types import Array
 from .base import PACKED, Codec, Opened, Parts, State, register
 from .lowrank import Lowrank
@@ -62,13 +64,13 @@ class Packed(Codec):
     def init(self, n: int) -> State:
         return self.inner.init(n)
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         from .pack import pack_encode
 
-        made = self.inner.parts(g, state, step)
+        made = self.inner.parts(g, state, step, [np.empty(size, np.uint8) for size in self.inner.layout(g.size)])
         made.modes, made.items = [0] * len(made.chunks), [0] * len(made.chunks)
         for at, chunk in enumerate(made.chunks):
-            packed = pack_encode(chunk, chunk.itemsize, codec=self.pack.by, level=self.pack.level)
+            packed = pack_encode(chunk, 1, codec=self.pack.by, level=self.pack.level)
             if len(packed) < chunk.nbytes:
                 made.modes[at], made.items[at] = PACKED, chunk.nbytes
                 made.chunks[at] = memoryview(packed)

@@ -29,7 +29,7 @@ def index_encode(index: Array, n: int, *, fast: bool = False) -> bytes:
     if index.dtype not in (np.uint32, np.uint64) or index.ndim != 1:
         raise ValueError(f"index_encode: expected uint32 or uint64 (k,), found {index.dtype} {index.shape}")
     if index.dtype == np.uint32:
-        return HEAD.pack(b"EI", 4, 1, n, len(index)) + _encode(np.ascontiguousarray(index), min(n, LIMIT), fast)
+        return _encode(np.ascontiguousarray(index), min(n, LIMIT), fast, HEAD.pack(b"EI", 4, 1, n, len(index)))
     if len(index) and (np.any(index[1:] <= index[:-1]) or int(index[-1]) >= n):
         raise ValueError("index_encode: expected strictly ascending indices below n")
     high, start = np.unique(index >> np.uint64(32), return_index=True)
@@ -66,9 +66,10 @@ def index_decode(data: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
-def _encode(index: Array, n: int, fast: bool) -> bytes:
-    out = np.empty(_native.index_bound(len(index), n), np.uint8)
-    return out[: _native.index_encode(index, n, out, fast)].tobytes()
+def _encode(index: Array, n: int, fast: bool, head: bytes = b"") -> bytes:
+    out = np.empty(len(head) + _native.index_bound(len(index), n), np.uint8)
+    out[: len(head)] = np.frombuffer(head, np.uint8)
+    return out[: len(head) + _native.index_encode(index, n, out[len(head) :], fast)].tobytes()
 
 
 def _decode(data: Array, count: int, n: int) -> Array:

@@ -10,7 +10,7 @@ from ..errors import FrameError
 from ..kernels.plain.quant import BITS, SMALLEST, key_of, payload_size
 from ..kernels.table import ops
 from ..types import Array
-from .base import Codec, Opened, Parts, State, codec, floats, register, residual, source
+from .base import Codec, Opened, Parts, State, codec, register, residual, source
 
 BLOCKS = {"sign": 2304}  # elements a scale, else 1024: g and e of a block stay in 32 KiB of L1 between its two passes
 LEVELS = {8: 127, 4: 7, 2: 1}
@@ -19,9 +19,16 @@ LEVELS = {8: 127, 4: 7, 2: 1}
 class Dense(Codec):
     """Codes of every element. `codes` and `add_codes` also serve a sparse or low-rank codec for its values."""
 
-    def codes(self, g: Array | None, e: Array, step: int) -> Parts:
-        """Chunks of C(g + e), or of C(e) where g is None; e becomes the difference."""
+    def layout(self, n: int) -> list[int]:
+        """Bytes of each chunk of n elements: known before they are coded, so a frame is written in place."""
         raise NotImplementedError
+
+    def codes(self, g: Array | None, e: Array, step: int, room: list[Array]) -> Parts:
+        """C(g + e), or C(e) where g is None, into `room`, uint8 of that layout; e becomes the difference."""
+        raise NotImplementedError
+
+    def rooms(self, n: int) -> list[Array]:
+        return [np.empty(size, np.uint8) for size in self.layout(n)]
 
     def add_codes(self, opened: Opened, at: int, acc: Array) -> None:
         """acc += values of the chunks from number `at` on."""
@@ -31,8 +38,8 @@ class Dense(Codec):
         """Payload bits of n elements."""
         raise NotImplementedError
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
-        return self.codes(source(g), residual(state, g.size), step)
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
+        return self.codes(source(g), residual(state, g.size), step, room)
 
     def add(self, opened: Opened, acc: Array) -> None:
         self.add_codes(opened, 0, acc)
@@ -71,12 +78,13 @@ class Quant(Dense):
         self.name = self.mode = mode
         self.block, self.seed, self.stream, self.unbiased = block, seed, stream, mode.endswith("s")
 
-    def codes(self, g: Array | None, e: Array, step: int) -> Parts:
-        codes = np.empty(payload_size(self.mode, len(e)), np.uint8)
-        scales = np.empty(-(-len(e) // self.block), np.float32)
+    def layout(self, n: int) -> list[int]:
+        return [payload_size(self.mode, n), 4 * -(-n // self.block)]
+
+    def codes(self, g: Array | None, e: Array, step: int, room: list[Array]) -> Parts:
         key = key_of(self.seed, step, self.stream) if self.unbiased else 0
-        bad = ops.quant_encode(self.mode, g, e, self.block, codes, scales, key)
-        return Parts([codes, scales], block=self.block, bad=bad)
+        bad = ops.quant_encode(self.mode, g, e, self.block, room[0], room[1].view(np.float32), key)
+        return Parts(room, block=self.block, bad=bad)
 
     def add_codes(self, opened: Opened, at: int, acc: Array) -> None:
         block = opened.block
@@ -114,9 +122,11 @@ class Narrow(Dense):
         self.name = self.mode = mode
         self.size = 1 if mode == "fp8" else 2
 
-    def codes(self, g: Array | None, e: Array, step: int) -> Parts:
-        codes = np.empty(len(e) * self.size, np.uint8)
-        return Parts([codes], bad=ops.cast_encode(self.mode, g, e, codes))
+    def layout(self, n: int) -> list[int]:
+        return [n * self.size]
+
+    def codes(self, g: Array | None, e: Array, step: int, room: list[Array]) -> Parts:
+        return Parts(room, bad=ops.cast_encode(self.mode, g, e, room[0]))
 
     def add_codes(self, opened: Opened, at: int, acc: Array) -> None:
         ops.cast_decode_add(self.mode, opened.chunk(at, np.uint8, acc.size * self.size), acc)
@@ -126,7 +136,7 @@ class Narrow(Dense):
 
     def contraction(self, n: int) -> float:
         """bf16: half an ulp of 8 bits, for elements of 2^-126 or more. Else none: small ones vanish, large ones saturate."""
-        return 1 - 2.0**-18 if self.mode == "bf16" else 0.0
+        return 1 - 2.0**-16 if self.mode == "bf16" else 0.0
 
 
 @register("f32")
@@ -135,12 +145,15 @@ class Whole(Dense):
 
     name = "f32"
 
-    def codes(self, g: Array | None, e: Array, step: int) -> Parts:
+    def layout(self, n: int) -> list[int]:
+        return [4 * n]
+
+    def codes(self, g: Array | None, e: Array, step: int, room: list[Array]) -> Parts:
         index, value = np.empty(64, np.uint32), np.empty(64, np.float32)
         bad = ops.threshold_encode(g, e, 0, np.inf, index, value)[2] if g is not None else 0
-        whole = e.copy()
+        room[0].view(np.float32)[:] = e
         e[:] = 0
-        return Parts([whole], bad=bad)
+        return Parts(room, bad=bad)
 
     def add_codes(self, opened: Opened, at: int, acc: Array) -> None:
         ops.add(opened.chunk(at, np.float32, acc.size), acc)
@@ -174,9 +187,7 @@ class Shared(Dense):
 
     def peak(self, g: Array, state: State) -> float:
         """Greatest finite |g + residual|: the maximum over ranks of it is the common `top`."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = np.abs(floats(g) + state["residual"])
-        return float(np.max(x, where=np.isfinite(x), initial=0))
+        return float(ops.shared_peak(source(g), residual(state, g.size)))
 
     def integers(self, g: Array, state: State, top: float) -> Array:
         """int8, int16 or int32 `(n,)`, at most `levels` each; the residual keeps the rest."""
@@ -185,25 +196,34 @@ class Shared(Dense):
         return codes
 
     def add_sum(self, total: Array, top: float, acc: Array) -> None:
-        scale = np.float32(top) / np.float32(self.levels) if top >= SMALLEST else np.float32(0)
-        acc += total.astype(np.float32) * scale
+        ops.shared_add(total.view(np.uint8), step_of(top, self.levels), acc, self.width)
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         top = float(state["top"][0]) or self.peak(g, state)
-        return Parts([self.integers(g, state, top).view(np.uint8), np.array([top], np.float32)], block=self.levels)
+        bad = ops.shared_encode(source(g), residual(state, g.size), top, self.levels, room[0], self.width)
+        room[1].view(np.float32)[0] = top
+        return Parts(room, block=self.levels, bad=bad)
 
-    def codes(self, g: Array | None, e: Array, step: int) -> Parts:
-        return self.parts(np.zeros(len(e), np.float32) if g is None else g, {"residual": e, "top": np.zeros(1)}, step)
+    def layout(self, n: int) -> list[int]:
+        return [n * self.width // 8, 4]
+
+    def codes(self, g: Array | None, e: Array, step: int, room: list[Array]) -> Parts:
+        return self.parts(np.zeros(len(e), np.float32) if g is None else g, {"residual": e, "top": np.zeros(1)}, step, room)
 
     def add_codes(self, opened: Opened, at: int, acc: Array) -> None:
-        codes = opened.chunk(at, f"i{self.width // 8}", acc.size)
+        codes = opened.chunk(at, np.uint8, acc.size * self.width // 8)
         top = float(opened.chunk(at + 1, np.float32, 1)[0])
         if opened.block < 1 or not np.isfinite(top):
             raise FrameError(f"shared: {opened.block} levels up to {top}")
-        acc += codes.astype(np.float32) * (np.float32(top) / np.float32(opened.block) if top >= SMALLEST else np.float32(0))
+        ops.shared_add(codes, step_of(top, opened.block), acc, self.width)
 
     def bits(self, n: int) -> float:
         return self.width * n + 32
+
+
+def step_of(top: float, levels: int) -> float:
+    """The value of one level."""
+    return float(np.float32(top) / np.float32(levels)) if top >= SMALLEST else 0.0
 
 
 def _named(kind: type, mode: str) -> Any:

@@ -25,6 +25,7 @@ from .frame import CODECS, DTYPES, KINDS, Frame, decode_frame, encode_frame, fra
 ENTRY = struct.Struct("<BBHI")  # dtype, axes (1 or 2), bytes of the name, width of the second axis
 RAW, PACKED, SERIES = range(3)  # modes of a chunk
 SAMPLE = 4096  # rows that decide between series and packing
+POOR = 4  # a column that a series shrinks more than so many times is not tried otherwise
 _KIND = {"float16": 4, "bfloat16": 5, "float32": 6, "float64": 7}
 
 Bound = float | Mapping[str, float]
@@ -45,6 +46,7 @@ def rows_encode(
         raise ValueError(f"rows: expected arrays (n,) or (n, d) of one n, found {shapes}")
     n = lengths.pop() if lengths else 0
     ext = [struct.pack("<I", len(arrays))]
+    scratch = np.empty(n * max((data.itemsize for data in arrays.values()), default=0), np.uint8)
     chunks: list[Any] = []
     modes: list[int] = []
     hashes: list[int] = []
@@ -53,7 +55,7 @@ def rows_encode(
         limit = float(bound.get(key, 0.0)) if isinstance(bound, Mapping) else float(bound)
         limit = limit if data.dtype in (np.float32, np.float64) else 0.0
         for column in np.ascontiguousarray(data.T).reshape(-1, n) if data.size else ():
-            mode, body, digest = _column(column, limit, fast)
+            mode, body, digest = _column(column, limit, fast, scratch)
             chunks.append(body)
             modes.append(mode)
             hashes.append(digest)
@@ -125,32 +127,31 @@ def _kind(dtype: np.dtype[Any]) -> int:
     return _KIND.get(dtype.name, (1, 2, 4, 8).index(dtype.itemsize))
 
 
-def _column(column: Array, bound: float, fast: bool) -> tuple[int, Array | bytes, int]:
-    """Mode, bytes and hash of one column; of the bounded values where there is a bound."""
+def _column(column: Array, bound: float, fast: bool, out: Array) -> tuple[int, Array | bytes, int]:
+    """Mode, bytes and hash of one column, of the bounded values where there is a bound; `out` is scratch of its size."""
     kind, data, width = _kind(column.dtype), column.view(np.uint8), column.itemsize
-    if not fast and not bound and _packs_better(kind, data, width):
+    used = _native.series_encode(kind, data, bound, out[: len(data)])
+    poor = not used or used > len(data) // POOR
+    if poor and not fast and not bound and _packs_better(data, width, used or len(data)):
         body = pack.pack_encode(data, width)
-        if len(body) < len(data):
+        if len(body) < (used or len(data)):
             return PACKED, body, _native.hash64(data)
-    out = np.empty(len(data), np.uint8)
-    used = _native.series_encode(kind, data, bound, out)
     if not used:
         return RAW, data, _native.hash64(data)
+    body = out[:used].tobytes()
     if bound:
-        data = np.empty(len(data), np.uint8)
-        _native.series_decode(kind, out[:used], data)
-    return SERIES, out[:used], _native.hash64(data)
+        data = out[: len(data)]
+        _native.series_decode(kind, np.frombuffer(body, np.uint8), data)
+    return SERIES, body, _native.hash64(data)
 
 
-def _packs_better(kind: int, data: Array, width: int) -> bool:
-    """True where a sample of the column is at least a tenth smaller packed by blosc2 than as a series."""
+def _packs_better(data: Array, width: int, size: int) -> bool:
+    """True where blosc2 makes a sample of the column a tenth smaller than its share of the `size` it has as a series."""
     rows = len(data) // width
     count = min(rows, max(SAMPLE, rows // 16))
     first = (rows - count) // 2
     part = data[first * width : (first + count) * width]
-    out = np.empty(len(part), np.uint8)
-    used = _native.series_encode(kind, part, 0.0, out) or len(part)
-    return 10 * len(pack.pack_encode(part, width)) < 9 * used
+    return 10 * len(pack.pack_encode(part, width)) < 9 * size * len(part) // len(data)
 
 
 def _array(frame: Frame, key: str, at: int, dtype: np.dtype[Any], axes: int, n: int, width: int) -> Array:

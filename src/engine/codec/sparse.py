@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import log, log2
+from math import log2
 from typing import Any
 
 import numpy as np
 
 from ..errors import FrameError
-from ..kernels.plain.quant import key_of
+from ..kernels.plain.quant import LARGEST, key_of
 from ..kernels.table import ops
 from ..types import Array
 from .base import Opened, Parts, State, floats, register, residual, source
@@ -91,11 +91,11 @@ class Sparse(Valued):
             raise FrameError(f"sparse: expected {opened.count} indices below {n}, found {len(index)}")
         return index
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         e = residual(state, g.size)
         index, value, bad = self.pick(source(g), state, step)
         rest = np.ascontiguousarray(value)
-        made = self.values.codes(None, rest, step)
+        made = self.values.codes(None, rest, step, self.values.rooms(len(rest)))
         if made.bad or self.values.name != "f32":
             e[index] += rest
         chunks = made.chunks
@@ -152,8 +152,9 @@ class Topk(Sparse):
 class Threshold(Sparse):
     """Every element of `edge` or more, in one pass; the edge follows the density asked for from step to step.
 
-    What is kept is below the edge, element by element.  The count is not exact: it is within a few per cent of the density
-    where gradients change little, and a frame can be empty or whole.  The first edge is guessed from a sample.
+    What is kept is below the edge, element by element.  Gradients that are new each time are sent within some 10 % of the
+    density; where one comes again and again, elements queue just below the edge, and frames between none and three times
+    the density average to it.  The first edge is guessed from a sample.
     """
 
     word = "threshold"
@@ -174,20 +175,18 @@ class Threshold(Sparse):
         if t <= 0:
             t = first_edge(floats(g) if g.dtype != np.uint16 else widened(g), e, k)
         index, value, count, bad = collect(g, e, t, 2 * k + 128)
-        state["edge"][0] = self.follow(t, value[:count], k)
+        state["edge"][0] = self.follow(t, count, k)
         return index[:count], value[:count], bad
 
     @staticmethod
-    def follow(t: float, value: Array, k: int) -> float:
-        """The edge that k elements would have reached, by the slope of the tail just above t; at most twice or half of t."""
-        count = len(value)
-        if not count:
-            return t / 2
-        if t <= 0:
-            return t
-        above = int(np.count_nonzero(np.abs(value) >= np.float32(1.1 * t)))
-        slope = min(20.0, max(1.0, log(count / above) / log(1.1))) if above else 20.0
-        return float(t * min(2.0, max(0.5, (count / max(1, k)) ** (1 / slope))))
+    def follow(t: float, count: int, k: int) -> float:
+        """The next edge: up by the fifth, down by the twentieth power of the excess.
+
+        An edge lowered at once releases all that waits just below it, so it comes down slowly; of 8 pairs of powers tried on
+        repeated, fresh and mixed gradients this one held the mean of the density best (.98 to 1.07 of it after 40 steps).
+        """
+        excess = min(20.0, max(0.05, count / max(1, k)))
+        return min(float(LARGEST), t * excess ** (0.2 if excess > 1 else 0.05))
 
     def contraction(self, n: int) -> float:
         """None relative to x: the residual is below the edge in every element instead."""
@@ -231,8 +230,8 @@ class Randomk(Sparse):
             e[:] = 0
         return index, value, bad
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
-        made = super().parts(g, state, step)
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
+        made = super().parts(g, state, step, room)
         if self.unbiased:
             state["residual"][:] = 0
         return made
@@ -281,10 +280,10 @@ class Rows(Sparse):
         matrix[row] = 0
         return row, value, bad
 
-    def parts(self, g: Array, state: State, step: int) -> Parts:
+    def parts(self, g: Array, state: State, step: int, room: list[Array]) -> Parts:
         e = residual(state, g.size)
         row, rest, bad = self.pick(source(g), state, step)
-        made = self.values.codes(None, rest, step)
+        made = self.values.codes(None, rest, step, self.values.rooms(len(rest)))
         e.reshape(-1, self.width)[row] += rest.reshape(-1, self.width)
         chunks = [*made.chunks, np.frombuffer(index_encode(row, g.size // self.width), np.uint8)]
         return Parts(chunks, block=made.block, count=len(row), bad=bad)

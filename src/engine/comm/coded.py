@@ -26,6 +26,8 @@ TINY = 1e-30  # blocks of smaller values are sent as 0
 class Coded:
     """Allreduce of float32 `(n,)` by `make(stream)`, a codec for each chunk; call it once a step, on all ranks.
 
+    The array it returns is overwritten by the next call: fresh pages for it would cost as much as the encoding.
+
     `residual` is what this rank still owes, as one float32 `(n,)`: sum of results + sum of residuals over ranks = sum of
     inputs, to the rounding of the codec. Arrivals are polled between encodings.
     """
@@ -35,6 +37,7 @@ class Coded:
         self.spans = [(a, min(n, a + chunk)) for a in range(0, n, chunk)]
         streams = [c * link.size + link.rank for c in range(len(self.spans))]
         self.codecs = [make(stream) for stream in streams]
+        self._total, self._acc = np.zeros(n, np.float32), np.empty(min(n, chunk), np.float32)
         self.states = [codec.init(b - a) for codec, (a, b) in zip(self.codecs, self.spans, strict=True)]
 
     def owner(self, c: int) -> int:
@@ -50,7 +53,7 @@ class Coded:
             state["residual"][:] = residual[a:b]
 
     def __call__(self, g: Array) -> Array:
-        link, me, total = self.link, self.link.rank, np.zeros(self.n, np.float32)
+        link, me, total = self.link, self.link.rank, self._total
         self._going: list[tuple[Transfer, Any]] = []
         self._parts: dict[int, dict[int, Any]] = {c: {} for c in range(len(self.spans)) if self.owner(c) == me}
         self._sums = {c for c in range(len(self.spans)) if self.owner(c) != me}
@@ -98,21 +101,26 @@ class Coded:
         else:
             c = min(c for c in self._sums if self.owner(c) == source)
             self._sums.discard(c)
-            a, b = self.spans[c]
-            self.codecs[c].decode_add(frame, total[a:b])
+            self._decode(c, frame, total)
 
     def _settle(self, c: int, g: Array, total: Array, others: list[int]) -> None:
         """The owner's part: sum in rank order, encode once more, send to all; its own copy is decoded like theirs."""
         (a, b), got = self.spans[c], self._parts.pop(c)
-        acc = np.zeros(b - a, np.float32)
+        acc = self._acc[: b - a]
+        acc[:] = 0
         for rank in range(self.link.size):
             if rank == self.link.rank:
-                acc += g[a:b]
+                np.add(acc, g[a:b], out=acc)
             else:
                 self.codecs[c].decode_add(got[rank], acc)
         frame = self.codecs[c].encode(acc, self.states[c], self.step)
         for rank in others:
             self._send(frame, rank, TAG + 1)
+        self._decode(c, frame, total)
+
+    def _decode(self, c: int, frame: Any, total: Array) -> None:
+        a, b = self.spans[c]
+        total[a:b] = 0
         self.codecs[c].decode_add(frame, total[a:b])
 
     def _await(self, g: Array, total: Array, others: list[int]) -> None:

@@ -40,7 +40,7 @@ class Sparse:
             self.residual[:] = 0
             return np.arange(self.n, dtype=np.uint32), whole
         index, value, edge, _ = topk_encode(g, self.residual, self.k, self._edge)
-        self._edge = 0.8 * edge if edge > 0 else -1.0
+        self._edge = 0.95 * edge if edge > 0 else -1.0
         most = int(KEEP * self.k) if self.link.size > 2 else None  # two ranks have 2 k entries at the most
         index, value, (left, rest) = total(self.link, index, value, self.n, most=most, name=self.name)
         np.add.at(self.residual, left, rest)

@@ -291,6 +291,23 @@ def shared_encode(g: Array | None, e: Array, top: float, levels: int, out: Array
     return bad
 
 
+@njit(**options)
+def whole_sum(q: Array, scale: Any, acc: Array) -> None:
+    for i in range(len(acc)):
+        product = np.float32(np.float32(q[i]) * scale)
+        acc[i] = acc[i] + product
+
+
+def shared_add(codes: Array, scale: float, acc: Array, bits: int) -> None:
+    whole_sum(codes.view(f"i{bits // 8}"), np.float32(scale), acc)
+
+
+def shared_peak(g: Array, e: Array) -> float:
+    x = e.copy()
+    start(g, x)
+    return float(np.abs(x).max(initial=0))
+
+
 def threshold_encode(
     g: Array | None, e: Array, start_at: int, t: float, index: Array, value: Array, at: int = 0
 ) -> tuple[int, int, int]:

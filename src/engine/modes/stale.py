@@ -11,27 +11,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from engine import loop
 from engine.cluster import clock as clocks
 from engine.cluster.adapt import Review
-from engine.cluster.stale import Arrived, Board, Commit, Pause, Resume, advance, start
+from engine.cluster.stale import Arrived, Board, Commit, Pause, Resume, advance, shares, start
 from engine.modes.post import Letter, Post
 from engine.types import Array, Batch
+from engine.update.ease import Ease
 from engine.update.replica import Replica, damp
 
 TAG = 128
-ROWS, KEYS, LABEL, LEFT, STOP, TIME, AGE, MADE = range(8)
+ROWS, KEYS, LABEL, LEFT, STOP, TIME, AGE, MADE, ROW_S = range(9)
 
 
 class Stale:
     """One rank's side of a run. `power`: how an update's age damps it (`update.replica.damp`); `review`: after so many
-    rounds all halt for a Review (0 = never)."""
+    rounds all halt for a Review (0 = never); `balance`: a rank takes rows by its measured speed, as committed rounds have
+    it, the same in all (for streams whose ranks need not take alike); `ease`: steps shrink as measured staleness rises."""
 
-    def __init__(self, job: loop.Job, bound: int, power: float = 0.0, review: int = 0) -> None:
-        self.job, self.power, self.review = job, power, review
+    def __init__(self, job: loop.Job, bound: int, power: float = 0.0, review: int = 0, balance: bool = False,
+                 ease: bool = False) -> None:
+        self.job, self.power, self.review, self.balance = job, power, review, balance
+        self.ease = Ease() if ease else None
+        self.k = job.k
+        self._row_s = np.zeros(job.link.size)
         self.board: Board = start(job.link.size, job.link.rank, bound)
         self.post = Post(job.link, TAG, "rounds")
         self.replica = Replica(job.team.models, job.workers, eager=bound > 0)
@@ -65,22 +72,29 @@ class Stale:
         self._fresh = True
         job.beat(f"round {number + 1}")
         age, oldest = self.board.age
-        rows = job.stream.take(job.k * len(job.team.models))
+        if self.ease is not None:
+            self.ease.seen(age * self.k)
+            models: list[Any] = list(job.team.models)
+            for model in models:
+                model.pace(self.ease.factor)
         began, scores, update, error = time.perf_counter(), None, None, None
+        rows = job.stream.take(self.k * len(job.team.models))
         try:
             if rows is not None and len(rows) and job.stage is not None:
                 rows = job.stage.learn(rows)
             if rows is not None and len(rows):
-                rows, scores = job.team.learn(rows, job.k)
+                rows, scores = job.team.learn(rows, self.k)
             update = job.team.update()
         except Exception as caught:
             error = caught
-        job.counts.add("learn_s", time.perf_counter() - began)
+        spent_s = time.perf_counter() - began
+        job.counts.add("learn_s", spent_s)
         self._aged(age, oldest)
         count = 0 if rows is None else len(rows)
         label = float(rows.y[-1]) if rows is not None and count else np.nan
         ticket = np.array([count, 0, label, getattr(job.stream, "left", rows is not None), loop.STOPS.index(job.stop()),
-                           time.monotonic() - job.began_s, age, time.monotonic()])
+                           time.monotonic() - job.began_s, age, time.monotonic(),
+                           spent_s / count if count else 0.0])
         if update is not None:
             self.replica.learned(update)
             update = damp(update, age, self.power)
@@ -134,6 +148,10 @@ class Stale:
         self.replica.commit(number)
         self._fresh = False
         loop.score(job, *self.own.pop(number), table)
+        if self.balance:
+            fresh = table[:, ROW_S] > 0
+            self._row_s[fresh] += (table[fresh, ROW_S] - self._row_s[fresh]) * np.where(self._row_s[fresh] > 0, 0.3, 1.0)
+            self.k = shares(self._row_s.tolist(), job.k * job.link.size)[job.link.rank]
         tick = clocks.Tick(int(table[:, ROWS].sum()), bool(table[:, LEFT].any()), loop.STOPS[int(table[:, STOP].max())],
                            float(table[0, TIME]))
         job.clock, actions = clocks.advance(job.clock, tick, job.rules)

@@ -76,10 +76,12 @@ def heal(root: Path | str, mirror: Path | str) -> list[str]:
 
 
 def _good_manifest(places: list[Path], step: int) -> bytes | None:
-    for place in places:
+    """A manifest of this very step: of a side that is whole, else of any."""
+    whole = [place for place in places if problem_of(step_dir(place, step), deep=True, alone=True) is None]
+    for place in [*whole, *places]:
         with suppress(EngineError, OSError):
-            manifest_of(step_dir(place, step))
-            return (step_dir(place, step) / "manifest.json").read_bytes()
+            if manifest_of(step_dir(place, step))["step"] == step:
+                return (step_dir(place, step) / "manifest.json").read_bytes()
     return None
 
 

@@ -84,6 +84,19 @@ class Image:
         self._dirty = np.ones(chunks, bool)
         self._seal(record, record.chain)
 
+    @property
+    def raw(self) -> Array:
+        """The whole file, as another may keep it (`copy`)."""
+        return self._bytes
+
+    def copy(self, data: Array) -> None:
+        """Becomes the image whose file is `data`, uint8; FrameError where it is none."""
+        head, start = _parse(data, len(data))
+        self._reserve(len(data) - start, start)
+        self._bytes[CORE.size :] = data[CORE.size :]
+        self._bytes[: CORE.size] = data[: CORE.size]
+        self.head, self._dirty = head, np.zeros(len(head.crcs), bool)
+
     def advance(self, records: Sequence[Record], chain: bytes, newer: Image | None = None) -> bool:
         """Bring the image forward; False where a block has outgrown its room, and then there is no image here.
 
@@ -232,7 +245,7 @@ def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
 
     FrameError names the first bad chunk that could not be repaired.
     """
-    data = np.array(_bytes_of(path))  # private: what is verified is what is used, and a repair hurts nobody
+    data = _bytes_of(path)  # private: what is verified is what is used, and a repair hurts nobody
     head, start = _parse(data, len(data))
     body = data[start:]
     for chunk, crc in enumerate(head.crcs.tolist()):

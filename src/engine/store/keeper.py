@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, FrameError, StoreError
-from ..types import Block, State
+from ..types import Array, Block, State
 from .atomic import make_dir
 from .crash import point
 from .image import Head, Image, chunk_of, load_image, read_head
@@ -58,6 +58,23 @@ class Keeper:
         self._images[0].write(state, record)
         self._state_bytes = sum(block.data.nbytes for block in state.values())
         self._since = 0
+
+    @property
+    def raw(self) -> Array:
+        """The newest image's file, for a partner's `begin_copy`."""
+        heads = [image.head.version if image.head else -1 for image in self._images]
+        return self._images[heads.index(max(heads))].raw
+
+    def begin_copy(self, raw: Array) -> None:
+        """As `begin`, from the image of the shard's owner."""
+        self._pending.clear()
+        self._images[1].head = None
+        self._images[1].path.unlink(missing_ok=True)
+        self._images[0].copy(raw)
+        head = self._images[0].head
+        assert head is not None
+        self._journal.restart(head.version, head.chain)
+        self._state_bytes, self._since = head.body_bytes, 0
 
     def append(self, record: Record, frame: memoryview | None = None) -> list[memoryview]:
         """Step `record.version` of this shard can be recovered from here on; the frame's buffers. `frame`: it is encoded."""

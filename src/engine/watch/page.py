@@ -173,6 +173,41 @@ def chart(
     )
 
 
+COLOURS = ("#2563c9", "#c2571a", "#4f8a3d", "#8a4fb0")
+PICTURE = (
+    "svg{font:12px system-ui,sans-serif}text{fill:#6b7078}.grid{stroke:#e3e4e6}"
+    ".mark{stroke:#6b7078;stroke-dasharray:3 3}.s{fill:none;stroke-width:1.8;stroke-linejoin:round}"
+    + "".join(f".s{i}{{stroke:{colour}}}" for i, colour in enumerate(COLOURS))
+)
+
+
+def picture(title: str, x: Sequence[float], series: Series, events: Sequence[Mapping[str, Any]]) -> str:
+    """The chart as one SVG file with its title, key and colours in it."""
+    drawn = chart(title, x, series, events)
+    body = drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.index("</svg>")] if drawn else ""
+    step = (WIDTH - LEFT - RIGHT) / max(len(series), 1)
+    key = "".join(
+        f'<rect x="{LEFT + i * step:.0f}" y="34" width="14" height="3" fill="{COLOURS[i % 4]}"/>'
+        f'<text x="{LEFT + i * step + 20:.0f}" y="39">{escape(name)}</text>'
+        for i, name in enumerate(series)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 50}"><style>{PICTURE}</style>'
+        f'<rect width="{WIDTH}" height="{HEIGHT + 50}" fill="#fff"/>'
+        f'<text x="{LEFT}" y="22" style="font-size:15px;font-weight:600">{escape(title)}</text>{key}'
+        f'<g transform="translate(0 50)">{body}</g></svg>\n'
+    )
+
+
+def write_comparison(path: Path, title: str, rows: Sequence[Sequence[str]], drawn: str) -> None:
+    """A page with one table, its first row the heads, and one chart."""
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in rows)
+    page = Template((files(__package__) / "page.html").read_text()).substitute(
+        title=escape(title), subtitle="", tiles="", charts=drawn, tables=f"<section><table>{lines}</table></section>"
+    )
+    path.write_text(page, encoding="utf-8")
+
+
 def _marked(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found = [e for e in events if isinstance(e.get("rows"), int | float)]
     return [found[i] for i in thin(len(found), MARKS)]

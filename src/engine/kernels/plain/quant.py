@@ -206,6 +206,16 @@ def shared_encode(g: Array | None, e: Array, top: float, levels: int, out: Array
     return bad
 
 
+def shared_add(codes: Array, scale: float, acc: Array, bits: int) -> None:
+    """acc += q * scale, of one rank's integers or of their sum."""
+    acc += codes.view(f"<i{bits // 8}").astype(np.float32) * np.float32(scale)
+
+
+def shared_peak(g: Array, e: Array) -> float:
+    """Greatest finite |g + e|, |e| where that is not finite."""
+    return float(np.abs(take(g, e)[0]).max(initial=0))
+
+
 def quantise(x: Array, inverse: float, zero: float, out: Array) -> None:
     """out = round(x * inverse + zero) within 0..255, nearest even, NaN = 0; no error feedback."""
     with np.errstate(over="ignore", invalid="ignore"):

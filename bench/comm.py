@@ -1,0 +1,279 @@
+"""How ranks agree: compressed sums over slow links, the planner, rails, merge rules, staleness, stragglers, scaling.
+
+Rows over emulated links need root and namespaces; rows with more ranks than cores run as logical replicas in one process
+and say so. Times are the slowest rank's, from a common start.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bench import net, replicas, streams
+from bench.registry import Setting, case
+from bench.row import Row, row
+from bench.timing import spread
+from engine.cluster import route as plan
+from engine.types import Batch
+
+GRADIENT = 1 << 24  # float32: 64 MiB
+FTRL = {"loss": "logistic", "learner": "ftrl", "rate": 0.15, "beta": 0.1}
+
+
+def against(times: dict[str, list[float]], name: str, other: str = "dense") -> tuple[float, float, float, float]:
+    """Medians of both, the median of the paired ratios baseline / ours, and its spread."""
+    ratios = [b / a for a, b in zip(times[name], times[other], strict=True)]
+    return float(np.median(times[name])), float(np.median(times[other])), float(np.median(ratios)), spread(ratios)
+
+
+def sums(setting: Setting, label: str, name: str, bar: float) -> Iterator[Row]:
+    for rate in ("1gbit", "10gbit"):
+        rounds = 15 if setting.long else 5
+        with net.hosts(2, rate):
+            times = net.spread(2, "bench.wire", "allreduce", str(GRADIENT), str(rounds), name)["times"]
+        mine, theirs, ratio, wide = against(times, name)
+        yield row(f"allreduce.{label}", mine, "s", f"Allreduce of the same MPI, {rate}", theirs, ratio, wide,
+                  {"ratio": f">= {bar:g}"}, n=GRADIENT, ranks=2, rounds=rounds)
+
+
+@case("comm", "allreduce.sparse.1%")
+def sparse_time(setting: Setting) -> Iterator[Row]:
+    """Top 1 % with error feedback, to owners and back, end to end; ratio = dense time / ours."""
+    yield from sums(setting, "sparse.1%", "topk:0.01", 3)
+
+
+@case("comm", "allreduce.int8")
+def int8_time(setting: Setting) -> Iterator[Row]:
+    """int8 with error feedback on both sides, chunk by chunk, end to end; ratio = dense time / ours."""
+    yield from sums(setting, "int8", "int8", 2)
+
+
+@case("comm", "sparse.volume")
+def sparse_volume(setting: Setting) -> Iterator[Row]:
+    """Words received a rank, over 6 k (P - 1) / P, and the fullest rank over the mean; 8 logical ranks, skewed indices."""
+    from engine.comm.sparse import Sparse
+
+    n, density, ranks = 1 << 20, 0.01, 8
+    slope = np.linspace(3, 0.1, n, dtype=np.float32)
+
+    def work(link: Any) -> list[float]:
+        made, words = Sparse(link, n, density), []
+        for step in range(4):
+            before = link.received
+            made(np.random.default_rng(link.rank * 9 + step).standard_t(2, n).astype(np.float32) * slope)
+            words.append((link.received - before) / 4)
+        return words
+
+    loads = np.array(replicas.everywhere(ranks, work))
+    bound = 6 * round(n * density) * (ranks - 1) / ranks
+    yield row("sparse.volume", float(loads.max() / bound), "of 6k(P-1)/P words", bars={"value": "<= 1", "imbalance": "<= 1.2"},
+              imbalance=float((loads.max(axis=0) / loads.mean(axis=0)).max()), ranks=ranks, link="logical replicas")
+
+
+@case("comm", "planner")
+def planner(setting: Setting) -> Iterator[Row]:
+    """The automatic choice beside dense and beside the best fixed choice, each timed in turns."""
+    rounds, n = 31 if setting.long else 9, 1 << 22
+    for rate in ("loopback", "1gbit", "10gbit"):
+        words = ("bench.wire", "planner", str(n), str(rounds))
+        if rate == "loopback":
+            found = net.local(2, *words)
+        else:
+            with net.hosts(2, rate):
+                found = net.spread(2, *words)
+        times = found["times"]
+        mine, theirs, _, _ = against(times, "auto", "dense.beside")
+        ratios = [a / b for a, b in zip(times["auto"], times["dense.beside"], strict=True)]
+        fixed = {name: float(np.median(t)) for name, t in times.items() if name not in ("auto", "dense.beside")}
+        best = min(fixed, key=lambda name: fixed[name])
+        regret = fixed[found["picked"]] / fixed[best] - 1
+        yield row("planner", mine, "s", f"dense, {rate}", theirs, float(np.median(ratios)), spread(ratios),
+                  {"ratio": "<= 1.02", "regret": "<= 0.05"}, regret=regret, picked=found["picked"], best=best, rounds=rounds, n=n)
+
+
+@case("comm", "rails")
+def rails(setting: Setting) -> Iterator[Row]:
+    """64 MiB over the socket Link, one rail and two of 1 Gb/s each; ratio = one rail's time / two rails'."""
+    with net.hosts(2, "1gbit", rails=2):
+        found = net.spread(2, "bench.wire", "rails", str(1 << 26), "7" if setting.long else "4")
+    mine, theirs, ratio, wide = against(found["times"], "two", "one")
+    yield row("rails", mine, "s", "one rail", theirs, ratio, wide, {"ratio": ">= 1.9"},
+              gbit_s=8 * (1 << 26) / mine / 1e9, share=max(found["rails"].values()) / sum(found["rails"].values()))
+
+
+@case("comm", "merge")
+def merge(setting: Setting) -> Iterator[Row]:
+    """a9a, FTRL, one pass, one setting for all cells; logical replicas over the in-process Link, real updates and merges."""
+    rows = streams.libsvm(setting.file("a9a.libsvm"))
+    batch, width = rows.batch(), 124
+    alone = replicas.progressive(batch, width, 1, len(batch), **FTRL)
+    bars = {(4, 8): alone + 0.001, (16, 8): alone + 0.003, (64, 8): 0.347, (64, 32): 0.375}
+    for (ranks, interval), bar in bars.items():
+        found = {rule: replicas.progressive(batch, width, ranks, interval, merge=rule, **FTRL)
+                 for rule in ("owner", "add", "average", "touch", "conflict")}
+        yield row("merge", found["owner"], "log loss", "1 rank", alone, bars={"value": f"<= {bar:.4f}"},
+                  cell=f"{ranks}x{interval}", excess=found["owner"] - alone, add=found["add"], average=found["average"],
+                  touch=found["touch"], conflict=found["conflict"], link="logical replicas", **FTRL)
+
+
+@case("comm", "staleness")
+def staleness(setting: Setting) -> Iterator[Row]:
+    """electricity, PA-I, labels applied in blocks of D; the step follows the measured staleness, the fixed step beside."""
+    from engine.models.linear import Linear
+    from engine.update.ease import Ease
+
+    x, y = streams.electricity(setting.file("electricity.csv"))
+    batch = streams.dense(x, y)
+
+    def accuracy(late: int, eased: bool) -> float:
+        model, ease, scores = Linear(8, scale=True, tracked=False, loss="hinge", learner="pa1"), Ease(), np.empty(len(y), np.float32)
+        for at in range(0, len(y), late):
+            part = batch.slice(at, min(len(y), at + late))
+            scores[at : at + late] = model.predict(part)
+            ease.seen((len(part) - 1) / 2)
+            if eased:
+                model.pace(ease.factor)
+            model.learn(part)
+        return float(((scores > 0) == (y > 0)).mean())
+
+    for late, bar in ((1, 0.92), (2, 0.90), (4, 0.88), (10, 0.86), (48, 0.80), (100, 0.765)):
+        yield row("staleness", accuracy(late, True), "accuracy", "fixed step", accuracy(late, False),
+                  bars={"value": f">= {bar}"}, late=late)
+
+
+def job_rows(rows: int = 20_000, width: int = 200, nnz: int = 8) -> Batch:
+    """Sparse rows of a hidden logistic model."""
+    rng = np.random.default_rng(4)
+    truth, keys = rng.normal(size=width) * 1.5, rng.integers(0, width, (rows, nnz)).astype(np.uint32)
+    keys.sort(axis=1)
+    y = (rng.random(rows) < 1 / (1 + np.exp(-truth[keys].sum(1)))).astype(np.float32)
+    previous = np.concatenate([[np.nan], y[:-1]]).astype(np.float32)
+    return Batch(y, np.arange(rows), previous, indptr=np.arange(rows + 1) * nnz, keys=keys.ravel(),
+                 values=np.ones(rows * nnz, np.float32))
+
+
+def paced(ranks: int, mode: str, work_s: Any, rounds: list[int], batch: Batch, *settings: str) -> tuple[float, float]:
+    """(rows learned a second until the quickest ranks have ended, log loss) of a job whose rounds take `work_s(rank, round)`."""
+    from engine import job as jobs
+    from engine import loop, modes
+    from engine.config import resolve
+    from engine.types import Schema
+
+    config = resolve(env={}, overrides=["exchange.every=32", "loop.threads=1", f"exchange.mode={mode}", *settings])
+
+    def work(link: Any) -> tuple[float, int, Any]:
+        job = jobs.assemble(config, link, Schema(200, True, "binary", ("0", "1")),
+                            replicas.Paced(batch, link.rank, link.size, work_s, rounds))
+        job.rules = type(job.rules)(report_s=1e9)
+        job.clock = type(job.clock)(report_rows=1 << 62)
+        began = time.perf_counter()
+        for _ in modes.run(job, config):
+            pass
+        meter = loop.merged_meter(job)
+        return time.perf_counter() - began, job.clock.rows, None if meter is None else meter.summary()["logloss"]
+
+    found = replicas.everywhere(ranks, work)
+    return found[0][1] / max(seconds for seconds, *_ in found), found[0][2]
+
+
+@case("comm", "straggler")
+def straggler(setting: Setting) -> Iterator[Row]:
+    """8 logical ranks, rounds of 50 ms (slept, so that cores are free); one is 4 x slower. Rates over the mode's own calm rate.
+
+    Bursts: a fifth of the time some one rank is in a burst of 3 clocks. For good: rank 3 always; rates are over the calm
+    rate by the sum of all ranks' speeds, 7.25 of 8. Modes are measured next to their calm run.
+    """
+    ranks, unit, count = 8, 0.05, 240 if setting.long else 100
+    batch, rng = job_rows(), np.random.default_rng(8)
+    slow, at = set[tuple[int, int]](), 10
+    while at < count:  # a burst takes 12 units, so every 60 units one: a fifth of the time
+        rank = int(rng.integers(ranks))
+        slow |= {(rank, at + k) for k in range(3)}
+        at += int(rng.integers(40, 57))
+    even = [count] * ranks
+
+    def calm(rank: int, number: int) -> float:
+        return unit
+
+    def bursts(rank: int, number: int) -> float:
+        return unit * (4 if (rank, number) in slow else 1)
+
+    def always(rank: int, number: int) -> float:
+        return unit * (4 if rank == 3 else 1)
+
+    own: dict[str, tuple[float, float]] = {}
+    for mode in ("bsp", "ssp:4", "asp"):
+        own[mode] = paced(ranks, mode, calm, even, batch)
+        rate, loss = paced(ranks, mode, bursts, even, batch)
+        yield row("straggler", rate, "rows/s", f"calm, {mode}", own[mode][0], bars={"ratio": ">= 0.9"} if mode == "ssp:4" else None,
+                  when="bursts", mode=mode, logloss=loss, calm_logloss=own[mode][1], link="logical replicas")
+    for mode in ("bsp", "ssp:4", "ssp:4, balanced", "asp"):
+        rounds = [count // (4 if r == 3 else 1) for r in range(ranks)] if mode == "asp" else even
+        if mode.endswith("balanced"):
+            rate, loss = shared(ranks, "ssp:4", unit, count, batch)
+        else:
+            rate, loss = paced(ranks, mode, always, rounds, batch)
+        wanted, calm_loss = own[mode.partition(",")[0]]
+        yield row("straggler", rate, "rows/s", f"calm x 7.25 / 8, {mode.partition(',')[0]}", wanted * (ranks - 0.75) / ranks,
+                  bars={"asp": {"ratio": ">= 0.97"}, "ssp:4, balanced": {"ratio": ">= 0.9"}}.get(mode), when="for good", mode=mode,
+                  logloss=loss, calm_logloss=calm_loss, link="logical replicas")
+
+
+def shared(ranks: int, mode: str, unit: float, count: int, batch: Batch) -> tuple[float, float]:
+    """As `paced`, for good, where a round takes time by its rows: 32 rows a unit, four units on rank 3."""
+    class Stream(replicas.Paced):
+        def take(self, k: int) -> Batch | None:
+            if not self.left:
+                return None
+            time.sleep(unit * k / 32 * (4 if self.rank == 3 else 1))
+            return super().take(k)
+
+    kept, replicas.Paced = replicas.Paced, Stream  # type: ignore[misc]
+    try:
+        return paced(ranks, mode, lambda rank, number: 0.0, [count] * ranks, batch, "exchange.balance=true")
+    finally:
+        replicas.Paced = kept  # type: ignore[misc]
+
+
+@case("comm", "freshness")
+def freshness(setting: Setting) -> Iterator[Row]:
+    """SSP 1, 1 MB of model, 2 ranks of one node: from an example learned to its rows in every rank's view."""
+    found = net.local(2, "bench.fresh", "2000" if setting.long else "600")
+    yield row("freshness", found["p50_ms"], "ms, p50", bars={"value": "<= 1", "p99_ms": "<= 10"}, p99_ms=found["p99_ms"],
+              rounds=found["rounds"], model_bytes=found["model_bytes"], ranks=2, staleness=found["staleness"])
+
+
+@case("comm", "weak")
+def weak(setting: Setting) -> Iterator[Row]:
+    """Weak scaling of 2^22 sparse parameters from constants measured here, 1 to 10^4 ranks; then the model against runs.
+
+    Simulated: the 64 ranks of a node share one model (exchange.split=keys), nodes exchange twice a second over
+    100 Gb/s with 3 us a message; learning, extraction and merging per row and key are this machine's.
+    """
+    found = net.local(2, "bench.fresh", "constants")
+    fabric = plan.Wire(3e-6, 1 / 12.5e9)
+    near = plan.Wire(found["latency_s"], found["byte_s"])
+    wide = plan.Fit(near, fabric, per_node=64)
+    interval = 0.5
+    scale = plan.Scale(rows=round(interval / found["row_s"]), row_s=found["row_s"], union=2.0**22, merge_s=found["merge_s"],
+                       touched=2.0**22 * (1 - np.exp(-interval / found["row_s"] * 20 / 2.0**22)), shared=True)
+    for ranks, efficiency in plan.weak(wide, scale, (1, 2, 64, 128, 10**3, 10**4)):
+        yield row("weak", efficiency, "efficiency", "1 rank", 1.0, bars={"value": ">= 0.85"}, ranks=ranks, simulated=True,
+                  interval_s=interval, rows=scale.rows, row_us=1e6 * scale.row_s, key_ns=1e9 * scale.merge_s, touched=scale.touched,
+                  assumed="uniform keys; 64 ranks a node share a model; 100 Gb/s, 3 us a message between nodes")
+    yield from _model(found, near, 2, "this host")
+    for count in (2, 4):
+        with net.hosts(count, "1gbit"):
+            far = net.spread(count, "bench.fresh", "constants")
+        yield from _model(far, plan.Wire(far["latency_s"], far["byte_s"]), count, f"{count} hosts of 1 Gb/s")
+
+
+def _model(found: dict[str, Any], wire: plan.Wire, ranks: int, where: str) -> Iterator[Row]:
+    """A step as predicted from its constants beside the step as measured."""
+    fit = plan.Fit(wire, wire, per_node=1)
+    scale = plan.Scale(found["rows"], found["row_s"], found["touched"], 2.0**22, merge_s=found["merge_s"])
+    predicted = sum(plan.step_s(fit, scale, ranks))
+    yield row("weak.model", predicted, "s a step", f"measured, {ranks} ranks, {where}", found["step_s"],
+              bars={"error": "<= 0.15"}, error=abs(predicted / found["step_s"] - 1))

@@ -1,0 +1,358 @@
+"""Survival: supervised runs killed, wiped and frozen; recovery times; restart on any ranks; corruption; the cost of protection.
+
+Every kill is a real SIGKILL of a real rank at a named point of the step (store/crash.py); the end of each run is compared,
+byte for byte, with that of a run that nothing happens to.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.launch import environment
+from bench.registry import Setting, case
+from bench.row import Row, absent, row
+from bench.timing import paired, spread
+
+POINTS = ("learned", "voted", "commit", "own", "kept", "torn", "advance", "seal")
+RANKS, ROWS = 3, 9600
+
+
+@contextmanager
+def folder(base: str | None = None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench fault ", dir=base) as name:
+        yield Path(name)
+
+
+def supervised(place: Path, ranks: int, source: str, *settings: str, on_loss: str = "same", limit_s: float = 200,
+               **env: str) -> tuple[int, list[dict[str, Any]], str]:
+    """(exit code, audit log, what was said) of `engine run --supervise`; its whole session is killed at the limit."""
+    audit = place / "audit.jsonl"
+    line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", str(ranks), "--on-loss", on_loss, "train", source,
+            "--threads", "1", "--run-dir", "-", "--checkpoint", str(place / "ck"), "--json", "fault.ranks_per_node=1",
+            *settings]
+    job = subprocess.Popen(line, env=environment() | {"ENGINE_AUDIT": str(audit), **env}, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        said, _ = job.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGTERM)
+        time.sleep(2)
+        os.killpg(job.pid, signal.SIGKILL)
+        said, _ = job.communicate()
+    told = [json.loads(text) for text in audit.read_text().splitlines()] if audit.exists() else []
+    return job.returncode, told, said
+
+
+def digest(place: Path) -> list[str]:
+    last = sorted((place / "ck").glob("step-*"))[-1]
+    return [last.name, *(hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(last.glob("part-*")))]
+
+
+def small(place: Path, **env: str) -> tuple[int, list[dict[str, Any]], str]:
+    return supervised(place, RANKS, f"make:sea?rows={ROWS}", "exchange.every=64", "checkpoint.every=1000000rows",
+                      "fault.seal=3000", **env)
+
+
+def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[Row]:
+    """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after."""
+    draw = random.Random(f"campaign {name}")
+    kills = lost = doubled = exact = runs = 0
+    ends = time.monotonic() + max(setting.seconds * 5, 60)
+    with folder() as clean:
+        code, _, said = small(clean)
+        if code:
+            raise RuntimeError(f"the unharmed run failed: {said[-400:]}")
+        want = digest(clean)
+    while kills < count and time.monotonic() < ends:
+        crashes = []
+        for attempt in range(10):
+            point = draw.choice([*POINTS, "begin", "began"])
+            turn = 1 if point in ("begin", "began") else draw.randint(1, 3)
+            crashes.append(f"{point}:{draw.randrange(RANKS)}:{turn}:{attempt}:{action}")
+        with folder() as place:
+            code, told, said = small(place, ENGINE_CRASH=",".join(crashes))
+            if code:
+                raise RuntimeError(f"{','.join(crashes)}: exit {code}: {said[-400:]}")
+            kills += sum(event["event"] == "relaunch" for event in told)
+            exact += digest(place) == want
+            summary = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+            doubled += summary["rows"] != ROWS
+            held = 0
+            for event in told:
+                if event["event"] == "isolate":
+                    held = max(held, event["step"])
+                elif event["event"] == "recovered":
+                    lost += max(0, held - event["step"])
+        runs += 1
+    yield row(name, kills, "kills", "none", bars={"steps_lost": "<= 0", "rows_lost": "<= 0", "not_exact": "<= 0"}, runs=runs,
+              steps_lost=lost, rows_lost=doubled, not_exact=runs - exact, asked=count)
+
+
+@case("fault", "kill")
+def kill(setting: Setting) -> Iterator[Row]:
+    yield from campaign(setting, "kill", "kill", 500 if setting.long else 50)
+
+
+@case("fault", "kill.wiped")
+def wiped(setting: Setting) -> Iterator[Row]:
+    """The victim's node memory is wiped with it: its shard comes back from the partner."""
+    yield from campaign(setting, "kill.wiped", "wipe", 500 if setting.long else 50)
+
+
+def until_step(told: list[dict[str, Any]], mark: Path) -> float:
+    """Seconds from the kill to the first step committed after it; from the audit log and the victim's own mark."""
+    killed = float(mark.read_text().split()[0])
+    after = [event["time"] for event in told if event["event"] == "committed" and event["time"] > killed]
+    return min(after) - killed if after else float("nan")
+
+
+def recovery(setting: Setting, name: str, limit_s: float, *, on_loss: str, action: str, keys: int, ranks: int,
+             repeat: int = 3) -> Iterator[Row]:
+    times, steps = [], {}
+    for turn in range(repeat):
+        with folder() as place:
+            mark = place / "mark"
+            code, told, said = supervised(
+                place, ranks, f"make:zipf?rows=6000&keys={keys}&nnz=10", "exchange.every=64", "checkpoint.every=1000000rows",
+                on_loss=on_loss, ENGINE_CRASH=f"own:{1 + turn % (ranks - 1)}:8:0:{action}", ENGINE_CRASH_MARK=str(mark))
+            if code:
+                raise RuntimeError(f"exit {code}: {said[-400:]}")
+            times.append(until_step(told, mark))
+            steps = next((event["spent"] for event in told if event["event"] == "recovery"), steps)
+    megabytes = 2**keys * 12 / 1e6
+    yield row(name, sorted(times)[len(times) // 2], "s", "none", spread=spread(times), bars={"value": f"<= {limit_s}"},
+              worst=max(times), state_mb=megabytes, ranks=ranks, **{f"{step}_ms": 1e3 * spent for step, spent in steps.items()})
+
+
+def openmpi() -> bool:
+    from engine.comm import probe
+
+    return probe.vendor(probe.launcher()) == "openmpi"
+
+
+@case("fault", "recover.inplace")
+def inplace(setting: Setting) -> Iterator[Row]:
+    """Kill -> next committed step, survivors going on: 16.8 MB a rank."""
+    yield from recovery(setting, "recover.inplace", 0.1, on_loss="shrink", action="kill", keys=22, ranks=3)
+
+
+@case("fault", "recover.relaunch")
+def relaunch(setting: Setting) -> Iterator[Row]:
+    """Kill -> next committed step, all ranks started again: 50 MB of model, 4 MB of meters."""
+    yield from recovery(setting, "recover.relaunch", 2.5 if openmpi() else 1.0, on_loss="same", action="kill", keys=22, ranks=4)
+
+
+@case("fault", "recover.frozen")
+def frozen(setting: Setting) -> Iterator[Row]:
+    """SIGSTOP -> next committed step, limit 0.5 s; survivors going on."""
+    yield from recovery(setting, "recover.frozen", 1.1, on_loss="shrink", action="stop", keys=18, ranks=3)
+
+
+@case("fault", "end")
+def end(setting: Setting) -> Iterator[Row]:
+    """A rank that exits by itself, an exception, a dead launcher: a restart or a clean error, never a hang."""
+    for name, action, codes in (("exit", "exit", (0,)), ("exception", "raise", (70,))):
+        with folder() as place:
+            began = time.monotonic()
+            code, told, _ = small(place, ENGINE_CRASH=f"own:1:8:0:{action}")
+            yield row(f"end.{name}", time.monotonic() - began, "s", "none", bars={"value": "<= 20", "good": ">= 1"},
+                      good=int(code in codes), restarts=sum(e["event"] == "relaunch" for e in told))
+    with folder() as place:
+        yield launcher(place)
+
+
+def launcher(place: Path) -> Row:
+    """The mpiexec of a supervised run is killed: seconds until a step is committed again."""
+    audit = place / "audit.jsonl"
+    line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", "3", "train", "make:sea?rows=200000", "--threads", "1",
+            "--exchange", "64", "--run-dir", "-", "--quiet", "--stop-after", "60000", "fault.ranks_per_node=1"]
+    job = subprocess.Popen(line, env=environment() | {"ENGINE_AUDIT": str(audit)}, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        time.sleep(3)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        killed = time.time()
+        os.kill(int(children[0]), signal.SIGKILL)
+        code = job.wait(120)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    told = [json.loads(text) for text in audit.read_text().splitlines()] if audit.exists() else []
+    after = [event["time"] - killed for event in told if event["event"] == "committed" and event["time"] > killed]
+    return row("end.launcher", min(after, default=None), "s", "none", bars={"value": "<= 10", "good": ">= 1"},
+               good=int(code == 0))
+
+
+@case("fault", "restart.n-to-m")
+def any_to_any(setting: Setting) -> Iterator[Row]:
+    """N ranks stop after some steps, M go on: the state found is the one left, and at the end every row was scored once."""
+    exact = tried = 0
+    with folder("/dev/shm") as place:
+        for n in range(1, 9):
+            for m in range(1, 9):
+                root = place / f"{n}-{m}"
+                left = on_ranks(n, lambda link, root=root: lived(link, root, 1 if link.size == 1 else 5))
+                found = on_ranks(m, lambda link, root=root: lived(link, root, None))
+                tried += 1
+                exact += all(same(state, left[0][1]) for state, _, _ in found) and found[0][2] == 2560
+                shutil.rmtree(root)
+    yield row("restart.n-to-m", exact, "pairs", "none", bars={"exact": ">= 64"}, exact=exact, tried=tried)
+
+
+def on_ranks(size: int, work: Any) -> list[Any]:
+    from engine.comm.local import group
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(work, group(size, timeout_s=60)))
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
+def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """(state as found, state as left, rows scored) of a rank that goes on for some steps, or to the end."""
+    from engine import job as jobs
+    from engine import loop
+    from engine.config import resolve
+    from engine.protect import Protection
+    from engine.source.stream import Position
+
+    config = resolve(overrides=["data.source=make:sea?rows=2560", "loop.threads=1", "exchange.every=16",
+                                "fault.ranks_per_node=1", "fault.frozen=60", "fault.seal=2000"], env={})
+    source = jobs.open_agreed(config, link)
+    job = jobs.assemble(config, link, source.schema, None)
+    shield = Protection(config, link, root)
+    before = shield.recover(job, source.schema)
+    found = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    job.stream = jobs.stream(config, link, source, None if before is None else Position.parse(before["position"]))
+    shield.begin(job, source.schema)
+    job.keeper = shield
+    while steps is None or job.clock.step < steps:
+        tick = loop.step(job, job.stream.take(job.k))
+        job.clock, _ = loop.advance(job.clock, tick, job.rules)
+        if not tick.rows:
+            break
+        shield.commit(job)
+    state = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    meter = loop.merged_meter(job)
+    shield.pulse.done()
+    return found, state, -1 if meter is None else meter.summary()["rows"]
+
+
+@case("fault", "protect")
+def protect(setting: Setting) -> Iterator[Row]:
+    """The cost of a step's safety in memory and at a partner, 16 MiB a rank, as a share of a step of 100 ms."""
+    from engine.comm import probe
+
+    for share, name, bar in ((0.05, "protect", 3.0), (1.0, "protect.alldirty", None)):
+        with folder("/dev/shm") as place:
+            mpiexec = probe.launcher()
+            options, env = probe.flags(mpiexec, 2)
+            steps = 200 if share < 1 and setting.long else 60 if share < 1 else 12
+            line = [mpiexec, *options, "-n", "2", sys.executable, "-m", "bench.keep", "16", str(share), str(steps), str(place)]
+            paths = f"{environment()['PYTHONPATH']}{os.pathsep}{Path(__file__).resolve().parent.parent}"
+            done = subprocess.run(line, env=environment() | env | {"PYTHONPATH": paths}, capture_output=True, text=True,
+                                  timeout=150, stdin=subprocess.DEVNULL)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-500:])
+            found = json.loads(done.stdout.splitlines()[-1])
+        yield row(name, 100 * found["mean_s"] / 0.1, "% of 100 ms", "none", bars={"value": f"<= {bar}"} if bar else None,
+                  median=100 * found["commit_s"] / 0.1, cpu=100 * found["cpu_mean_s"] / 0.1, dirty_rows=found["rows"])
+        if share < 1:
+            yield row("protect.file", 100 * found["stall_s"] / 10, "% of 10 s", "none", bars={"value": "<= 1"},
+                      stall_ms=1e3 * found["stall_s"], write_ms=1e3 * found["write_s"])
+
+
+@case("fault", "incremental")
+def incremental(setting: Setting) -> Iterator[Row]:
+    """Bytes of an incremental checkpoint with 1 % of the rows changed, as a share of a whole one."""
+    from engine.store import checkpoint as store
+    from engine.store.record import Change, Record
+    from engine.types import Block
+
+    rng = np.random.default_rng(4)
+    rows = 1 << 20
+    data = rng.standard_normal((rows, 3), np.float32)
+    columns = (("w", "owner"), ("a", "owner"), ("n", "owner"))
+    keys = np.sort(rng.choice(rows, rows // 100, replace=False)).astype(np.uint32)
+    with folder() as place:
+        whole = store.save_part(place, 1, 0, 1, {"m": Block(data, columns)})  # type: ignore[arg-type]
+        store.commit(place, 1, [whole], {})
+        change = Change("m", keys, data[keys] + 1, rows, columns)
+        part = store.save_delta(place, Record(2, 1, (change,)), {"m": (0, rows)}, whole.layout)
+        store.commit(place, 2, [part], {}, base=1)
+        state, _ = store.load(store.open_checkpoint(store.step_dir(place, 2)))
+        data[keys] += 1
+        if not np.array_equal(state["m"].data, data):
+            raise RuntimeError("the chain does not give the state")
+    yield row("incremental", 100 * part.size / whole.size, "% of full", "none", bars={"value": "<= 1.2"}, full=whole.size)
+
+
+@case("fault", "corruption")
+def corruption(setting: Setting) -> Iterator[Row]:
+    """Bytes flipped, files cut, pages zeroed, doubled and stale, files swapped, missing: in a mirrored chain and in memory."""
+    from bench.harm import in_memory, on_disk
+
+    for name, made in (("corruption.disk", on_disk(setting.long)), ("corruption.memory", in_memory(setting.long))):
+        tried, detected, repaired, silent = made
+        yield row(name, tried, "harms", "none", bars={"silent": "<= 0", "detected": ">= 100", "repaired": ">= 99"},
+                  detected=100 * detected / tried, repaired=100 * repaired / tried, silent=silent)
+
+
+@case("fault", "checkpoint.write")
+def write(setting: Setting) -> Iterator[Row]:
+    """A checkpoint written and synced, beside a file copied and synced by the system; then read back and verified."""
+    from engine.store import checkpoint as store
+    from engine.types import Block
+
+    size = (1 << 30) if setting.long else (1 << 28)
+    data = np.random.default_rng(2).standard_normal((size // 16, 4), np.float32)
+    state = {"m": Block(data)}
+    with folder() as place:
+        plain = place / "plain"
+        data.tofile(plain)
+
+        def ours() -> None:
+            store.commit(place / "ck", 1, [store.save_part(place / "ck", 1, 0, 1, state)], {})
+
+        def savez() -> None:
+            with open(place / "a.npz", "wb") as file:
+                np.savez(file, m=data)
+                os.fsync(file.fileno())
+
+        def copy() -> None:
+            with open(plain, "rb") as source, open(place / "copy", "wb") as target:
+                while part := source.read(2 << 20):
+                    target.write(part)
+                target.flush()
+                os.fsync(target.fileno())
+
+        for name, theirs in (("checkpoint.write", copy), ("checkpoint.write.savez", savez)):
+            pair = paired(ours, theirs, 3, setting.seconds, least_s=0)
+            yield row(name, size / pair.ours.median() / 1e9, "GB/s", theirs.__name__, size / pair.theirs.median() / 1e9,
+                      1 / pair.ratio(), pair.spread(), {"slower": "<= 1.1"} if theirs is copy else None, slower=pair.ratio())
+        pair = paired(lambda: store.load(store.open_checkpoint(store.step_dir(place / "ck", 1))),
+                      lambda: np.load(place / "a.npz")["m"], 3, setting.seconds, least_s=0)
+        yield row("checkpoint.read", size / pair.ours.median() / 1e9, "GB/s", "np.load of npz (crc32)",
+                  size / pair.theirs.median() / 1e9, 1 / pair.ratio(), pair.spread())
+
+
+@case("fault", "kill.async")
+def asynchronous(setting: Setting) -> Iterator[Row]:
+    yield absent("kill.async", "%", None, "asynchronous modes are not kept step by step in this build: see docs/survive.md")

@@ -1,0 +1,194 @@
+"""Carries a migration out: each action of shard/move.py against the table, one at a time, so that other work goes on between.
+
+`steps(...)` is a generator: it does one bounded piece of work (at most a block of rows) each time it is advanced, and
+returns the final state. The gate is never closed across a `yield`.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import numpy as np
+
+from engine.codec.call import CONFLICT, OK, encode_call
+from engine.errors import PeerError, ShardError, StoreError
+from engine.shard import move
+from engine.shards import Store
+from engine.store.table import Rows
+from engine.types import Array
+
+
+class Mover:
+    """A migration of `slots` of this rank to `target`; `tell`: one rank of every node but this one and the target's."""
+
+    def __init__(self, store: Store, slots: Array, target: int, *, tell: Iterable[int] = (), epoch: int = 0) -> None:
+        self.table, self.ledger, self.server = store.table, store.ledger, store.server
+        self.slots, self.target, self.tell = np.unique(np.asarray(slots, np.int64)), target, sorted(set(tell))
+        rank = self.table.rank
+        astray = self.slots[self.ledger.owner[self.slots] != rank]
+        if len(astray):
+            owner = int(self.ledger.owner[astray[0]])
+            raise ShardError(f"migrate: slot {int(astray[0])} is of rank {owner}, not of rank {rank}")
+        if target == rank or not 0 <= target < self.table.ranks:
+            raise ShardError(f"migrate: expected a target other than rank {rank} below {self.table.ranks}, found {target}")
+        self.wanted = np.zeros(self.ledger.room, np.uint8)
+        self.wanted[self.slots] = 1
+        self.changes = self.ledger.entries(self.slots)
+        self.changes["owner"], self.changes["state"] = target, 0
+        self.changes["epoch"] = (self.changes["epoch"] | 1) + 1
+        self.frozen_s, self.closed = 0.0, False
+        self.began_s = 0.0
+
+    def steps(self, **options: float) -> Generator[str, None, move.Move]:
+        """Advances one piece of work a time; yields the phase it is in."""
+        state, actions = move.begin(self.table.rank, self.target, tuple(self.slots.tolist()), **options)
+        while actions:
+            action, *rest = actions
+            event = yield from self._carried(action)
+            actions = rest
+            if event is not None:
+                state, more = move.step(state, event)
+                actions = [*more, *rest]
+            if state.tries > 50:
+                raise PeerError(f"rank {self.target} does not say whether it took the slots: {state.why or 'no answer'}",
+                                where=f"migration of {len(self.slots)} slots", fix="recover the slots from survivors")
+            if not self.closed:
+                yield state.phase
+        return state
+
+    def run(self, **options: float) -> move.Move:
+        """All of it."""
+        steps = self.steps(**options)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def _carried(self, action: move.Action) -> Generator[str, None, move.Event | None]:
+        try:
+            match action:
+                case move.Reserve():
+                    return move.Reserved(self.table.free_rows(self.target), self._count())
+                case move.Copy():
+                    self.table.watch(0)
+                    return (yield from self._sent(-1))
+                case move.Catch():
+                    return (yield from self._sent(0))
+                case move.Freeze():
+                    return self._freeze()
+                case move.Flip():
+                    return move.Flipped(self._flip())
+                case move.Open(moved=moved):
+                    self._open(moved)
+                case move.Tell():
+                    self._tell()
+                    return move.Heard()
+                case move.Drop(at_target=at_target):
+                    self._drop(at_target)
+        except (PeerError, StoreError) as error:
+            return move.Refused(error.message, dead=isinstance(error, PeerError) and "is dead" in error.message)
+        return None
+
+    def _count(self) -> int:
+        """Rows that are to move."""
+        return sum(len(rows.keys) for rows in self.table.rows(self.wanted, batch_rows=1 << 14))
+
+    def _sent(self, dirty: int) -> Generator[str, None, move.Event]:
+        began, size = time.monotonic(), 0
+        waited = 0.0
+        under_way = None
+        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=2 * self.table.block_rows):
+            sent = self.table.put_begin(self.target, rows)
+            if under_way is not None:
+                self.table.put_end(under_way)
+            under_way = sent
+            size += _bytes(rows)
+            if dirty < 0:
+                paused = time.monotonic()
+                yield "copy"
+                waited += time.monotonic() - paused
+        if under_way is not None:
+            self.table.put_end(under_way)
+        return move.Sent(size, time.monotonic() - began - waited)
+
+    def _freeze(self) -> move.Event:
+        self.began_s = time.monotonic()
+        self.closed = True
+        self.table.slab.gate(True)
+        self.table.quiet()
+        size = 0
+        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
+            self.table.put(self.target, rows)
+            size += _bytes(rows)
+        if self.target not in self.table.near or len(self.table.near) < self.table.ranks:
+            self._hand_over_recent()
+        return move.Sent(size, time.monotonic() - self.began_s)
+
+    def _hand_over_recent(self) -> None:
+        """Which requests this server has carried out, so that one sent again to the target is not carried out twice."""
+        room = 1 << 20
+        found = self.server.handle(encode_call("recent", client=self.table.rank), room)
+        body = np.frombuffer(found, np.uint8)[64:]
+        if len(body):
+            self._ask("recent", [body], int(np.frombuffer(found, np.uint32, 1, 12)[0]))
+
+    def _flip(self) -> bool:
+        status = self._ask("flip", [self.changes.view(np.uint8)], len(self.changes)).status
+        if status == OK:
+            return True
+        if status != CONFLICT:
+            raise PeerError(f"rank {self.target} answered {status} to flip")
+        return self._taken()
+
+    def _taken(self) -> bool:
+        """After a refused flip: whether an earlier one, whose answer was lost, had been taken."""
+        reply = self._ask("ask", [self.slots[:40].astype(np.uint32)], min(40, len(self.slots)))
+        found = reply.body[: reply.count * self.ledger.change.itemsize].view(self.ledger.change)
+        return bool((found["owner"] == self.target).all() and (found["epoch"] >= self.changes["epoch"][: len(found)]).all())
+
+    def _ask(self, kind: str, parts: list[Array], count: int) -> Any:
+        return self.table.ask(self.target, kind, parts, count)
+
+    def _open(self, moved: bool) -> None:
+        if moved:
+            self.ledger.apply(self.changes)
+            self.table.slab.bump(2)
+        self.table.slab.gate(False)
+        self.closed = False
+        self.table.watch(0, False)
+        self.frozen_s = time.monotonic() - self.began_s
+
+    def _tell(self) -> None:
+        for rank in self.tell:
+            if rank not in (self.table.rank, self.target):
+                self.table.ask(rank, "ledger", [self.changes.view(np.uint8)], len(self.changes))
+
+    def _drop(self, at_target: bool) -> None:
+        if not at_target:
+            self.table.slab.drop(self.table.node, self.wanted, 0xFFFFFFFF)
+        elif self.target in self.table.near:
+            self.table.near[self.target].drop(self.table.node, self.wanted, 0xFFFFFFFF)
+        else:
+            self._ask("drop", [self.wanted], len(self.wanted))
+
+
+def _bytes(rows: Rows) -> int:
+    return sum(field.nbytes for field in rows)
+
+
+def take_over(store: Store, slots: Array, rows: Iterable[Rows]) -> Array:
+    """Recovery: this rank becomes the owner of slots whose owner is lost, with rows from a backup, parity or checkpoint.
+
+    The rows are taken where they are newer than what is here (copies that a broken migration left count), then the
+    slots change hands under an epoch that no dead owner can have given away. Returns the changes to tell everybody.
+    """
+    table, ledger = store.table, store.ledger
+    for part in rows:
+        table.put(table.rank, part)
+    slots = np.asarray(slots, np.int64)
+    ledger.epoch[slots] += np.uint32(16)  # above a flip that died with its owner
+    changes = ledger.assign(slots, table.rank)
+    table.slab.bump(2)
+    return changes
