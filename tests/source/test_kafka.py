@@ -100,8 +100,9 @@ def test_mistakes_and_absent_brokers_are_named(monkeypatch):
 def start(n, spec, folder, *more):
     verb = ["run", "-n", str(n), "train"] if n > 1 else ["train"]
     args = [spec, "--checkpoint", str(folder), "--every", "2000rows", "--resume", "--run-dir", "-", "--threads", "1",
-            "--json", "--quiet", "--task", "regression", "--learner", "sgd", "--rate", "1", "model.bias=0", "model.power_t=0", "model.loss=squared",
-            "model.scale=false", "exchange.every=64", "exchange.merge=add", "data.format=libsvm", "data.wait=20", *more]
+            "--json", "--quiet", "--task", "regression", "--learner", "sgd", "--rate", "1", "model.bias=0", "model.power_t=0",
+            "model.loss=squared", "model.scale=false", "exchange.every=64", "exchange.merge=add", "data.format=libsvm",
+            "data.wait=20", *more]
     return subprocess.Popen([sys.executable, "-m", "engine", *verb, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, start_new_session=True)
 

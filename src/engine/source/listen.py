@@ -31,7 +31,7 @@ FRAME = struct.Struct("<4sIQ")
 MAGIC = b"EROW"
 READ_BYTES = 1 << 20
 FRAME_BYTES_MAX = 1 << 28
-HELD_MAX = 64  # reads handed out whose rows are not durable yet
+HELD_BYTES = 4 << 20  # handed out, not being written yet
 WRITE_S = 60.0
 
 
@@ -80,6 +80,7 @@ class Listener:
         self._rows = 0 if spool is None else spool.next
         self._replay: Iterator[tuple[int, Batch]] | None = None
         self._held: list[tuple[Batch | None, Talk, int]] = []  # taken, not in the spool yet
+        self._held_bytes = 0
         self._writer = None if spool is None else ThreadPoolExecutor(1, "spool")
         self._writing: Future[list[tuple[Talk, int]]] | None = None
         self._talks: dict[int, Talk] = {}
@@ -123,7 +124,7 @@ class Listener:
             self._replay = None
         if self.spool is not None:
             self._settle()
-            if self.spool.full or len(self._held) >= HELD_MAX:
+            if self.spool.full or self._held_bytes >= HELD_BYTES:
                 return None  # the sender's own buffers fill, and it waits
         for key, _ in self._select.select(0):
             if key.fileobj is self._door:
@@ -189,6 +190,8 @@ class Listener:
             self._senders[talk.name] = talk.count
         if self.spool is not None:
             self._held.append((batch, talk, talk.count))
+            self._held_bytes += 0 if batch is None else sum(
+                data.nbytes for data in (batch.x, batch.keys, batch.values, batch.y) if data is not None)
             self._settle()
         elif talk.name:
             self._tell(talk, talk.count)
@@ -226,7 +229,7 @@ class Listener:
                 self._tell(talk, count)
             self._writing = None
         if self._writing is None and self._held and self._writer is not None:
-            held, self._held = self._held, []
+            held, self._held, self._held_bytes = self._held, [], 0
             self._writing = self._writer.submit(self._write, held)
 
     def _write(self, held: list[tuple[Batch | None, Talk, int]]) -> list[tuple[Talk, int]]:

@@ -120,15 +120,14 @@ class Spool:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.next, self._file, self._first, self._written, self._end, self._dirty = 0, -1, 0, 0, 0, False
         self.senders: dict[str, int] = {}
-        self._records, self._coded = 0, True
+        self._records, self._coded, self._total = 0, True, 0
         self._lock = threading.Lock()  # one thread appends and syncs, another trims
         self._segments: dict[int, int] = {}  # first row -> bytes
         self._recover()
 
     @property
     def size_bytes(self) -> int:
-        with self._lock:
-            return sum(self._segments.values())
+        return self._total
 
     @property
     def full(self) -> bool:
@@ -136,6 +135,10 @@ class Spool:
 
     def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None:
         """Write rows behind those there; `count`: what the named sender has given by then. Not durable before `sync`."""
+        with self._lock:
+            self._append(batch, sender, count)
+
+    def _append(self, batch: Batch, sender: str, count: int) -> None:
         name = sender.encode()
         if self._records % PROBE == 0:  # does coding these rows pay? else they go as they are, for less than a copy's price
             part = batch.slice(0, min(len(batch), 4096))
@@ -156,8 +159,8 @@ class Spool:
             raise StoreError(f"cannot write to the spool: {error.strerror}", where=str(self.folder),
                              fix=fix if error.errno == errno.ENOSPC else "check the disk") from error
         self._written += len(record)
-        with self._lock:
-            self._segments[self._first] = self._written
+        self._total += len(record)
+        self._segments[self._first] = self._written
         self.next += len(batch)
         self._dirty = True
         if sender:
@@ -165,17 +168,19 @@ class Spool:
 
     def sync(self) -> None:
         """What was appended survives a crash from here on: now it may be acknowledged."""
+        with self._lock:
+            self._sync()
+
+    def _sync(self) -> None:
         if self._dirty:
             os.fdatasync(self._file)
             self._dirty = False
 
     def _begin(self) -> None:
-        self.close()
+        self._shut()
         self._first, path = self.next, self.folder / f"{self.next:020d}.rows"
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
-        self._written = os.fstat(self._file).st_size
-        with self._lock:
-            self._segments[self._first] = self._written
+        self._written = self._segments[self._first] = os.fstat(self._file).st_size
         folder = os.open(self.folder, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -197,10 +202,12 @@ class Spool:
     def trim(self, row: int) -> None:
         """Rows before `row` are in a checkpoint: whole segments of them go, except where they are kept."""
         with self._lock:
+            if self.next <= row and self._written > self._segment_bytes // 2 and not self.keep:
+                self._begin()
             for first, after in pairwise(sorted(self._segments)):
                 if after <= row and not self.keep:
                     (self.folder / f"{first:020d}.rows").unlink(missing_ok=True)
-                    del self._segments[first]
+                    self._total -= self._segments.pop(first)
 
     def _recover(self) -> None:
         paths = sorted(self.folder.glob("*.rows"))
@@ -218,6 +225,7 @@ class Spool:
             self._segments[first] = end
             if end < path.stat().st_size:
                 os.truncate(path, end)
+        self._total = sum(self._segments.values())
         if paths:
             self._first, self._written = int(paths[-1].stem), self._segments[int(paths[-1].stem)]
             self._file = os.open(paths[-1], os.O_RDWR | os.O_APPEND)
@@ -240,7 +248,11 @@ class Spool:
             yield first, rows, body[width:], bytes(body[2:width]).decode(), given
 
     def close(self) -> None:
+        with self._lock:
+            self._shut()
+
+    def _shut(self) -> None:
         if self._file >= 0:
-            self.sync()
+            self._sync()
             os.close(self._file)
             self._file = -1
