@@ -183,7 +183,7 @@ def configured(args: argparse.Namespace) -> Any:
         words.remove(source)
         given.append(f"data.source={source}")
     for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
-                          ("follow", "data.follow=true")):
+                          ("follow", "data.follow=true"), ("reproducible", "exchange.virtual=16")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -263,6 +263,7 @@ def _learning(p: argparse.ArgumentParser) -> None:
     p.add_argument("--config", metavar="FILE.toml")
     for flag, (key, name, text) in FLAGS.items():
         p.add_argument(f"--{flag}", metavar=name, help=f"{text} [{key}]")
+    p.add_argument("--reproducible", action="store_true", help="the same bits on any number of ranks [exchange.virtual=16]")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 

@@ -167,9 +167,12 @@ class Exchange:
     With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
     `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
     (measured; `explain` logs why); `route` of dense: native (the MPI's own), ring, halving, doubling, tree, node.
+    `virtual` > 0: so many replicas however many ranks there are, summed in order: the same bits for any number of ranks
+    that divides it (`--reproducible` = 16).
     """
 
     split: str = "rows"
+    virtual: int = 0
     every: Every = None
     merge: str = "owner"
     mode: str = "bsp"
@@ -316,7 +319,7 @@ PATTERNS = {"exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
-LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
+LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,

@@ -105,6 +105,13 @@ def interval(config: Config) -> int:
 
 def threads(config: Config) -> int:
     """Worker threads of this rank: as configured, else the cores of the affinity mask over the node's ranks."""
+    if config.exchange.virtual:
+        from engine.guard import launched
+
+        if config.exchange.virtual % launched():
+            raise ConfigError(f"exchange.virtual: expected a multiple of {launched()} ranks, found {config.exchange.virtual}",
+                              fix=f"exchange.virtual={launched() * max(1, 16 // launched())}")
+        return config.exchange.virtual // launched()
     if config.loop.threads:
         return config.loop.threads
     local = int(os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
