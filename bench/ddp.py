@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.torch import Hook, compress
 
-WIDTH, BATCH, STEPS = 1536, 16, 4
+WIDTH, BATCH, STEPS, BUCKET_MB = 1536, 16, 4, 4  # buckets small enough to travel while others are still computed
 
 
 def net() -> nn.Module:
@@ -31,7 +31,7 @@ def main(rounds: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    models = [DistributedDataParallel(net()) for _ in range(2)]
+    models = [DistributedDataParallel(net(), bucket_cap_mb=BUCKET_MB) for _ in range(2)]
     models[0].register_comm_hook(Hook("int8"), compress)
     steppers = [torch.optim.SGD(model.parameters(), 0.05, momentum=0.9) for model in models]
     done = [0, 0]
