@@ -311,7 +311,7 @@ def bayes(setting: Setting) -> Iterator[Row]:
     batch = streams.dense(*streams.electricity(setting.file("electricity.csv")))
 
     def make() -> Any:
-        return Bayes(8, 2, binary=True, batch=16, tracked=False)
+        return Bayes(8, 2, binary=True, tracked=False)
 
     part = batch.slice(0, 10_000)
     ours = scored(part, make().learn(part))["accuracy"]
@@ -326,7 +326,7 @@ def kmeans(setting: Setting) -> Iterator[Row]:
     batch = streams.dense(*streams.electricity(setting.file("electricity.csv")))
 
     def make() -> Any:
-        return Kmeans(8, 8, outputs=2, binary=True, half_life=2000, batch=32, tracked=False)
+        return Kmeans(8, 8, outputs=2, binary=True, half_life=1, batch=64, tracked=False)
 
     model = make()
     model.learn(batch.slice(0, 10_000))

@@ -25,7 +25,7 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
-    "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
     "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),
@@ -183,7 +183,7 @@ def configured(args: argparse.Namespace) -> Any:
         words.remove(source)
         given.append(f"data.source={source}")
     for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
-                          ("follow", "data.follow=true")):
+                          ("follow", "data.follow=true"), ("reproducible", "exchange.virtual=16")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -263,6 +263,7 @@ def _learning(p: argparse.ArgumentParser) -> None:
     p.add_argument("--config", metavar="FILE.toml")
     for flag, (key, name, text) in FLAGS.items():
         p.add_argument(f"--{flag}", metavar=name, help=f"{text} [{key}]")
+    p.add_argument("--reproducible", action="store_true", help="the same bits on any number of ranks [exchange.virtual=16]")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 

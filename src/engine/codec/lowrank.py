@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import FrameError
+from ..kernels.plain.quant import LARGEST
 from ..types import Array
 from .base import Opened, Parts, State, floats, register, residual
 from .quant import Dense, Valued
+
+
+def unit(x: Array) -> tuple[Array, int]:
+    """x by a power of two so that its greatest magnitude is in [1/2, 1), and that power: products then stay in range."""
+    exponent = int(np.frexp(np.abs(x).max(initial=0))[1])
+    return np.ldexp(x, -exponent), exponent
 
 
 @register("lowrank")
@@ -48,8 +55,10 @@ class Lowrank(Valued):
         total[bad] = e[bad]
         matrix = np.zeros(rows * columns, np.float32)
         matrix[:n] = total
-        left = np.linalg.qr(matrix.reshape(rows, columns) @ state["warm"])[0].astype(np.float32)
-        right = matrix.reshape(rows, columns).T @ left
+        shrunk, exponent = unit(matrix.reshape(rows, columns))
+        left = np.linalg.qr(shrunk @ unit(state["warm"])[0])[0].astype(np.float32)
+        with np.errstate(over="ignore"):  # past the largest float it is clipped: the residual keeps the rest
+            right = np.clip(np.ldexp(shrunk.T @ left, exponent), -LARGEST / 2 / self.rank, LARGEST / 2 / self.rank)
         state["warm"][:] = np.where(np.abs(right).max(axis=0, initial=0) > 0, right, state["warm"])
         factors = np.concatenate([left.reshape(-1), right.reshape(-1)])
         sent = factors.copy()
@@ -57,7 +66,8 @@ class Lowrank(Valued):
         if self.values.name != "f32":  # feedback against what the receiver will have
             sent -= factors
         left, right = sent[: left.size].reshape(left.shape), sent[left.size :].reshape(right.shape)
-        e[:] = total - (left @ right.T).reshape(-1)[:n]
+        with np.errstate(over="ignore"):
+            e[:] = np.clip(total - (left @ right.T).reshape(-1)[:n], -LARGEST, LARGEST)
         return Parts(made.chunks, block=made.block, count=state["warm"].shape[1], bad=int(bad.sum()))
 
     def add(self, opened: Opened, acc: Array) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FrameError
-from ..kernels.plain.quant import key_of
+from ..kernels.plain.quant import LARGEST, key_of
 from ..kernels.table import ops
 from ..types import Array
 from .base import Opened, Parts, State, floats, register, residual, source
@@ -186,7 +186,7 @@ class Threshold(Sparse):
         repeated, fresh and mixed gradients this one held the mean of the density best (.98 to 1.07 of it after 40 steps).
         """
         excess = min(20.0, max(0.05, count / max(1, k)))
-        return t * excess ** (0.2 if excess > 1 else 0.05)
+        return min(float(LARGEST), t * excess ** (0.2 if excess > 1 else 0.05))
 
     def contraction(self, n: int) -> float:
         """None relative to x: the residual is below the edge in every element instead."""

@@ -1,6 +1,6 @@
 """Ways to run a job: lock-step, bounded staleness, asynchronous owners, gossip, local steps, or what measurement calls for.
 
-`exchange.mode`: bsp | ssp:N | asp | gossip[:random|ring|exponential] | local:H | auto
+`exchange.mode`: bsp | ssp:N | hybrid:N | asp | gossip[:random|ring|exponential] | local:H | auto
 """
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from engine.config import Config
 from engine.errors import ConfigError
 from engine.source import stream as streams
 
-MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
-
 
 def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text: None) -> Iterator[loop.Event]:
     """The events of the run in the mode of the configuration; a job of one worker has nobody to agree with."""
     mode, _, number = config.exchange.mode.partition(":")
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
-    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact"):
+    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact" and not config.exchange.virtual):
         return loop.run(job)
     _check(config, mode)
     power = config.exchange.damp
+    if config.exchange.virtual:
+        job.exchange = loop.ordered
+        return loop.run(job)
     if mode in ("bsp", "local"):
         from engine.modes import coding
         from engine.modes.local import Outer
@@ -47,7 +48,15 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         balance = config.exchange.balance
         if balance and isinstance(job.stream, streams.Dealt):
             raise ConfigError("exchange.balance: rows dealt in global order are the same number for all", fix="data.rule=part")
-        return Stale(job, int(number), power, balance=balance).run()
+        ease = config.exchange.ease
+        if ease and (config.model.kind, config.model.learner == "ftrl") != ("linear", False):
+            raise ConfigError("exchange.ease: expected a linear model with a step size that may change, found "
+                              f"{config.model.kind} {config.model.learner}", fix="model.learner=sgd, adagrad, nag, pa1 or pa2")
+        return Stale(job, int(number), power, balance=balance, ease=ease).run()
+    if mode == "hybrid":
+        from engine.modes.hybrid import Hybrid
+
+        return Hybrid(job, int(number)).run()
     if mode == "asp":
         from engine.modes.owner import Owner
 
@@ -62,6 +71,9 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
 
 
 def _check(config: Config, mode: str) -> None:
+    if config.exchange.virtual and (mode != "bsp" or config.exchange.codec != "exact" or config.data.rule != "deal"):
+        raise ConfigError(f"exchange.virtual: expected mode bsp, codec exact and rule deal, found {mode}, "
+                          f"{config.exchange.codec} and {config.data.rule}", fix="leave them at their defaults")
     if config.exchange.split == "keys":
         raise ConfigError(f"exchange.mode={mode}: with exchange.split=keys the workers share one model",
                           fix="exchange.split=rows, or exchange.mode=bsp")

@@ -199,7 +199,9 @@ class Live:
 
     @property
     def cursors(self) -> dict[str, At]:
-        """This rank's feeds as they stand; feeds that nobody reads any more keep the cursor they had."""
+        """This rank's feeds as they stand, what was taken made durable; feeds that nobody reads keep the cursor they had."""
+        for feed in self._feeds:
+            getattr(feed, "settle", lambda: None)()
         return {**self._known, **self._at}
 
     def committed(self) -> None:
