@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels import _native
+from engine.source.make import mixed
 from engine.types import Array, Batch, Schema
 
 BITS = 1 << 16
@@ -32,7 +33,7 @@ class Columns:
         _native.clean_standard(x, self.stats, True, out)
         _native.clean_minmax(x, self.edges, True, out)
         _native.clean_sketch(x, self.sketch)
-        bits = (x + np.float32(0)).view(np.uint32).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(48)
+        bits = mixed((x + np.float32(0)).view(np.uint32).astype(np.uint64)) >> np.uint64(48)
         for column in range(x.shape[1]):
             there = ~np.isnan(x[:, column])
             self.seen[column, bits[there, column]] = True
@@ -80,7 +81,8 @@ def profile(source: Any, limit_rows: int = 200_000) -> dict[str, Any]:
     if schema.sparse:
         touched = int((keys > 0).sum())
         distinct = int(np.rint(-BITS * np.log(max(BITS - touched, 1) / BITS)))
-        found["sparse"] = {"entries_a_row": entries / max(rows, 1), "keys": distinct, "width": schema.width, "top_share": float(np.sort(keys)[-10:].sum() / max(entries, 1))}
+        found["sparse"] = {"entries_a_row": entries / max(rows, 1), "keys": distinct, "width": schema.width,
+                           "top_share": float(np.sort(keys)[-10:].sum() / max(entries, 1))}
     else:
         found["columns"] = _columns(halves, schema)
     return found
