@@ -25,8 +25,9 @@ Every = int | float | None
 class Data:
     """What is read, how it is parsed, and which rank learns which row.
 
-    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those; `idle`:
-    a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those;
+    `idle`: a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").
     """
 
     source: str = ""
@@ -45,6 +46,7 @@ class Data:
     piece_bytes: int = 1 << 21
     follow: bool = False
     columns: Names = ()
+    where: str = ""
     wait: float = 60.0
     idle: float = 0.0
     spool: str = ""

@@ -55,6 +55,7 @@ class Engine:
     def __init__(self) -> None:
         self.code, self.text = 0, ""
         self.arrays: dict[str, tuple[Array | None, tuple[Any, ...]]] = {}
+        self._views: dict[tuple[str | None, str | None], tuple[Array, Array]] = {}
         self.session: Session | None = None
         self.link: Link | None = None
         self.config = Config()
@@ -91,6 +92,7 @@ class Engine:
     def publish(self, name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], strided: int, code: int,
                 device: int) -> None:
         self.arrays.pop(name, None)
+        self._views.clear()
         where = f"publish {name!r}"
         if code not in DTYPES:
             raise DataError(f"{where}: expected a dtype of {', '.join(f'{c} ({d})' for c, d in DTYPES.items())}, found {code}",
@@ -175,6 +177,7 @@ class Engine:
     def close(self) -> None:
         """Learns what is queued and frees the duplicates, where MPI still runs (collective)."""
         self.arrays.clear()
+        self._views.clear()
         session, self.session, link, self.link = self.session, None, self.link, None
         if self._mpi:
             from engine.comm import adopt
@@ -222,9 +225,20 @@ class Engine:
         self.session = session
 
     def _pair(self, x: str | None, y: str | None) -> tuple[Array, Array]:
-        """Rows (n, width) and targets (n,) of two names."""
+        """Rows (n, width) and targets (n,) of two names; views are kept until an array is named anew."""
+        found = self._views.get((x, y))
+        if found is not None:
+            return found
         n, width = self._sizes(x, y)
-        return flat(self._array(x), (n, width)), flat(self._array(y), (n,))
+        first, second = self._array(x), self._array(y)
+        found = flat(first, (n, width)), flat(second, (n,))
+        if first.flags.c_contiguous and second.flags.c_contiguous and not self._foreign(x) and not self._foreign(y):
+            self._views[x, y] = found
+        return found
+
+    def _foreign(self, name: str | None) -> bool:
+        """Whether the array lies on a device, and is copied anew each time."""
+        return self.arrays[name or ""][0] is None
 
     def _sizes(self, x: str | None, y: str | None) -> tuple[int, int]:
         """Rows and features of x, where y (or the output) has the shape of the rows."""

@@ -84,7 +84,8 @@ def source_options(config: Config) -> dict[str, Any]:
         options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
-    options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
+    options |= {"columns": data.columns, "where": data.where, "wait_s": data.wait, "idle_s": data.idle,
+                "spool": lambda name: spool(config, name)}
     return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
 
 
