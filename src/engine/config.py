@@ -107,6 +107,14 @@ class Factor:
 
 
 @dataclass
+class Table:
+    """Options of `model.kind=table`: times a key comes before it has a row, rows after which an unused one goes (0 = never)."""
+
+    admit: int = 1
+    expire: int = 0
+
+
+@dataclass
 class Tree:
     """Options of `model.kind=tree` and `forest`; None = the kind's own."""
 
@@ -273,6 +281,7 @@ class Config:
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
     factor: Factor = field(default_factory=Factor)
+    table: Table = field(default_factory=Table)
     tree: Tree = field(default_factory=Tree)
     stats: Stats = field(default_factory=Stats)
     update: Update = field(default_factory=Update)

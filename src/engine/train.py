@@ -144,6 +144,7 @@ class Diary:
         seconds = time.monotonic() - job.began_s
         learned = found["rows"] - int(more.get("rows_before", 0))
         run = {"bytes_sent": self._sent, "rows_s": learned / max(seconds, 1e-9), "seconds": seconds}
+        run["learn_s"] = sum(job.counts.values.get(name, 0.0) for name in ("learn_s", "merge_s"))  # relearning is in them
         if "order_s" in job.counts.values:
             run["order_s"] = job.counts.values["order_s"]
             self.note(f"reproducible on any number of ranks: summing {job.workers} replicas in order took "

@@ -197,7 +197,7 @@ REFUSED = {("factor", "multiclass"), ("tree", "regression"), ("forest", "regress
 
 
 @pytest.mark.parametrize(("kind", "task"), [
-    (kind, task) for kind in registry.HOME if kind not in ("torch", "jax", "sklearn")
+    (kind, task) for kind in registry.HOME if kind not in ("table", "torch", "jax", "sklearn")
     for task in ("binary", "multiclass", "regression")])
 def test_every_kind_is_built_by_name_or_says_why_not(kind, task):
     labels = {"binary": ("0", "1"), "multiclass": ("0", "1", "2"), "regression": ()}[task]
