@@ -103,6 +103,10 @@ def open_source(
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
         return from_files(paths, task=task, piece_rows=piece_rows)
     begun = b""
+    if plan is None and spec == "-" and columns:  # what comes is said: nothing has to be waited for
+        plan = named_plan(columns, spec, {"format": format, "task": task, "labels": labels, "target": target, "header": header,
+                                          "delimiter": delimiter, "categorical": categorical, "missing": missing,
+                                          "hash_bits": hash_bits})
     if plan is None:
         if spec == "-":
             begun = open_stream(spec).read(HEAD_BYTES)

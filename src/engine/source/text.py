@@ -66,7 +66,7 @@ class Rejoined(io.RawIOBase):
         if len(self._begun):
             part, self._begun = self._begun[: len(room)], self._begun[len(room) :]
         else:
-            part = memoryview(self._rest.read(len(room)))
+            part = memoryview(getattr(self._rest, "read1", self._rest.read)(len(room)))  # what there is, without waiting
         room[: len(part)] = part
         return len(part)
 
@@ -306,7 +306,8 @@ class TextSource:
         try:
             offset = self._body_of(stream, self.paths[file])
             rest = self._pending
-            while part := stream.read(self.piece_bytes):
+            read = getattr(stream, "read1", stream.read) if self.paths[file] == "-" else stream.read
+            while part := read(self.piece_bytes):
                 rest += part
                 if cut := self._cut(rest):
                     yield offset, rest[:cut]
