@@ -220,7 +220,8 @@ def regression(setting: Setting) -> Iterator[Row]:
         for extra in ([], ["-l", "5", "--power_t", "0"], ["-q", "::"], ["--ftrl"]):
             with peer("vw", path=str(text), arguments=["--loss_function", "squared", *extra]) as vw:
                 theirs += [float(np.sqrt(vw().result["loss"]))] if isinstance(vw, Peer) else []
-    yield row("regression.at_once", rmse_soon, "RMSE", "best of vw", min(theirs, default=None), rows=len(y), bars={"ratio": "<= 1"})
+    yield row("regression.at_once", rmse_soon, "RMSE", "best of vw", min(theirs, default=None), rows=len(y),
+              bars={"ratio": "<= 1"})
     yield row("regression", mae, "MAE", "best of river, last value", best["mae"], rmse=rmse, baseline_rmse=best["rmse"],
               rmse_ratio=rmse / best["rmse"], rows=len(y), note="; ".join(absent) or None,
               bars={"ratio": "<= 1", "rmse_ratio": "<= 1"}, **figures)
@@ -244,7 +245,8 @@ def mlp(setting: Setting) -> Iterator[Row]:
     def make() -> Any:
         return Graded(lambda: Mlp([784, 256, 10]), parse("sgd(0.05)"), loss="softmax", width=784, batch=128, tracked=False)
 
-    with threadpool_limits(1), stored(x=x, y=y) as path, peer("torch_mlp", path=path, hidden=[256], batch=128, rate=0.05) as torch:
+    options = {"hidden": [256], "batch": 128, "rate": 0.05}
+    with threadpool_limits(1), stored(x=x, y=y) as path, peer("torch_mlp", path=path, **options) as torch:
         yield versus(setting, "mlp", "torch, 1 thread", timed(make, lambda model: model.learn(batch)), torch, work=n,
                      unit="rows/s", bars={"ratio": ">= 1"})
 
@@ -287,7 +289,8 @@ def _river_speed(setting: Setting, name: str, model: str, make: Any, batch: Batc
     limit = 10_000
     part = batch.slice(0, limit)
     assert part.x is not None
-    with stored(x=part.x, y=part.y) as path, peer("river_model", path=path, model=model, settings=settings or {}, task=task) as other:
+    options = {"model": model, "settings": settings or {}, "task": task}
+    with stored(x=part.x, y=part.y) as path, peer("river_model", path=path, **options) as other:
         theirs = other().result[figure] if isinstance(other, Peer) else None
         gap = None if theirs is None else (theirs - ours if low else ours - theirs)
         yield versus(setting, name, f"river {model}", timed(make, lambda made: made.learn(part)), other, work=limit,
