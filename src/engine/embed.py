@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from functools import wraps
 from math import prod
@@ -29,6 +30,8 @@ DTYPES = {code: np.dtype(name) for code, name in {
     10: "float32", 11: "float64"}.items()}
 UNAVAILABLE = 69
 FIX = 'eval "$(python -m engine embed --env)", with the python that has the engine installed'
+MOST_FEATURES = 128  # of rows that are copied feature by feature
+SWITCH_S = 5e-5  # the solver waits at most so long for a thread that learns to hand over the interpreter
 LATER = -1  # answer of `test` while there is something to learn
 
 
@@ -221,6 +224,7 @@ class Engine:
         if self.config.checkpoint.dir and self.config.checkpoint.resume != "never":
             session.resume(self.config.checkpoint.dir)
         if self.config.embed.asynchronous:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
             session.stream(self.config.embed.queue, self.config.embed.full)
         self.session = session
 
@@ -265,7 +269,14 @@ def flat(view: Array, shape: tuple[int, ...]) -> Array:
     if view.flags.c_contiguous:
         return view.reshape(shape)
     out = np.empty(view.shape, np.float32)
-    np.copyto(out, view, casting="unsafe")
+    lead = view.ndim
+    while lead and prod(view.shape[lead:]) < shape[-1]:
+        lead -= 1
+    if len(shape) == 2 and shape[1] <= MOST_FEATURES < shape[0]:  # feature by feature: long inner loops over windows
+        for at in np.ndindex(view.shape[lead:]):
+            out[(..., *at)] = view[(..., *at)]
+    else:
+        np.copyto(out, view, casting="unsafe")
     return out.reshape(shape)
 
 

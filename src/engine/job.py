@@ -167,6 +167,12 @@ def relearned(config: Config) -> plans.Wish:
 
 def policy(config: Config) -> Policy:
     """The chain of the strategy, behind the teacher's where there is one."""
+    u, kind = config.update, config.model.kind
+    asked = u.chain or u.teacher or u.strategy in ("partial", "distil") or (u.batch if kind == "linear" else None)
+    if asked and kind in registry.HOME and kind not in registry.GRADED:
+        raise ConfigError(f"update: chain, teacher, parts and distillation are for {', '.join(registry.GRADED)}, "
+                          f"found model.kind={kind}", fix="model.batch, model.l1, l2 and rate are those of a linear model"
+                          if kind == "linear" else "model.kind=mlp")
     recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
     made = policies.parse(recipe.chain or "adam")
     if not config.update.teacher:

@@ -6,7 +6,7 @@ import pytest
 from engine.store import checkpoint as store
 
 
-@pytest.mark.parametrize("kind", ["linear", "forest", "mlp"])
+@pytest.mark.parametrize("kind", ["linear", *(pytest.param(k, marks=pytest.mark.long) for k in ("forest", "mlp"))])
 def test_any_number_of_ranks_gives_the_same_bits(kind, tmp_path, mpirun):
     found, states = [], []
     for n in (1, 2, 4) if kind == "linear" else (1, 2):

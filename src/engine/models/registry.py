@@ -21,6 +21,7 @@ HOME = {
 }
 
 
+GRADED = ("mlp", "softmax", "torch", "jax")  # kinds that learn by a chain of policies
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
 SECTION = {"forest": "tree", "kmeans": "stats", "ridge": "stats"}
 
