@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from functools import wraps
 from math import prod
@@ -30,6 +31,7 @@ DTYPES = {code: np.dtype(name) for code, name in {
 UNAVAILABLE = 69
 FIX = 'eval "$(python -m engine embed --env)", with the python that has the engine installed'
 MOST_FEATURES = 128  # of rows that are copied feature by feature
+SWITCH_S = 5e-5  # the solver waits at most so long for a thread that learns to hand over the interpreter
 LATER = -1  # answer of `test` while there is something to learn
 
 
@@ -222,6 +224,7 @@ class Engine:
         if self.config.checkpoint.dir and self.config.checkpoint.resume != "never":
             session.resume(self.config.checkpoint.dir)
         if self.config.embed.asynchronous:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
             session.stream(self.config.embed.queue, self.config.embed.full)
         self.session = session
 

@@ -14,7 +14,7 @@ from engine.errors import DataError, PeerError, StoreError
 from engine.source.feed import Given, Lines, counters
 from engine.source.follow import Followed
 from engine.source.listen import HELD_BYTES, Listener
-from engine.source.live import Live, LiveSource, live, shares
+from engine.source.live import Live, LiveSource, from_rows, live, shares
 from engine.source.read import open_source
 from engine.source.ring import Ring, Ringed, unused
 from engine.source.schema import named_plan
@@ -343,3 +343,24 @@ def test_specs_and_what_is_missing_are_named(tmp_path):
         open_source(f"follow:{tmp_path}/none.csv", wait_s=0.05)
     source = open_source("tcp://127.0.0.1:0", columns=("a", "b", "y"), task="binary")
     assert source.schema == Schema(2, False, "binary", ("0", "1"), ("a", "b"))
+
+
+def test_a_session_learns_from_an_iterator_as_from_arrays():
+    from engine.session import Session
+
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(500, 3)).astype(np.float32)
+    y = (x.sum(1) > 0).astype(np.float32)
+
+    def rows():
+        for i in range(0, 500, 50):
+            yield x[i : i + 50], y[i : i + 50]
+            yield None
+
+    settings = {"width": 3, "loop.threads": 1}
+    with Session(**settings) as one, Session(**settings) as other:
+        one.partial_fit(x, y)
+        for _ in other.fit(from_rows(rows(), Schema(3, False, "binary"))):
+            pass
+        assert other.summary()["rows"] == 500
+        np.testing.assert_array_equal(one.predict(x), other.predict(x))

@@ -50,17 +50,22 @@ def columns(batch: Batch) -> list[dict[str, Any]]:
 
 def pack(batch: Batch, *, plain: bool = False) -> bytes:
     """A batch as frames of the row codec, or `plain`: arrays as they are, where coding would not make them smaller."""
-    parts = []
+    return b"".join(parts(batch, plain))
+
+
+def parts(batch: Batch, plain: bool) -> list[Any]:
+    """The buffers that `pack` joins, not copied."""
+    found: list[Any] = []
     for group in columns(batch):
         if plain:
             for name, data in group.items():
-                head = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(data))
-                text = f"{name} {head['descr']} {','.join(map(str, head['shape']))}".encode()
-                parts.append(struct.pack("<I", PLAIN | len(text)) + text + np.ascontiguousarray(data).tobytes())
+                array = np.ascontiguousarray(data)
+                text = f"{name} {array.dtype.str} {','.join(map(str, array.shape))}".encode()
+                found += [struct.pack("<I", PLAIN | len(text)) + text, array.reshape(-1).view(np.uint8).data]
         else:
             frame = rows_encode(group, fast=True)
-            parts.append(struct.pack("<I", len(frame)) + frame.tobytes())
-    return b"".join(parts)
+            found += [struct.pack("<I", len(frame)), frame.data]
+    return found
 
 
 def _plain(data: memoryview, size: int) -> tuple[str, Any, int]:
@@ -141,25 +146,29 @@ class Spool:
     def _append(self, batch: Batch, sender: str, count: int) -> None:
         name = sender.encode()
         if self._records % PROBE == 0:  # does coding these rows pay? else they go as they are, for less than a copy's price
-            part = batch.slice(0, min(len(batch), 4096))
-            self._coded = len(pack(part)) < PAYS * len(pack(part, plain=True))
+            some = batch.slice(0, min(len(batch), 4096))
+            self._coded = len(pack(some)) < PAYS * len(pack(some, plain=True))
         self._records += 1
-        body = struct.pack("<H", len(name)) + name + pack(batch, plain=not self._coded) + END
-        head = HEAD.pack(MAGIC, 0, _native.crc32c(body), len(body), len(batch), self.next, count)
-        record = MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:] + body
+        body = [struct.pack("<H", len(name)) + name, *parts(batch, not self._coded), END]
+        crc, size = 0, sum(map(len, body))
+        for part in body:
+            crc = _native.crc32c(part, crc)
+        head = HEAD.pack(MAGIC, 0, crc, size, len(batch), self.next, count)
+        record = [MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:], *body]
         if self._file < 0 or self._written >= self._segment_bytes:
             self._begin()
         try:
-            done = 0
-            while done < len(record):
-                done += os.write(self._file, memoryview(record)[done:])
+            for part in record:
+                left = memoryview(part)
+                while len(left):
+                    left = left[os.write(self._file, left) :]
         except OSError as error:
             os.ftruncate(self._file, self._written)
             fix = "free space, or move the spool; unacknowledged rows are still with their senders"
             raise StoreError(f"cannot write to the spool: {error.strerror}", where=str(self.folder),
                              fix=fix if error.errno == errno.ENOSPC else "check the disk") from error
-        self._written += len(record)
-        self._total += len(record)
+        self._written += HEAD.size + size
+        self._total += HEAD.size + size
         self._segments[self._first] = self._written
         self.next += len(batch)
         self._dirty = True
