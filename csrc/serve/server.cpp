@@ -170,7 +170,7 @@ struct Turn {
         const Head& h = *slab().head;
         auto* at = write<std::uint32_t>(2);
         if (!at) return void(status = Status::full);
-        const std::uint64_t most = h.buckets / 8 * 7, taken = h.used.load() + h.graves.load(), free = taken < most ? most - taken : 0;
+        const std::uint64_t most = h.buckets / 8 * 7, taken = h.used.load(), free = taken < most ? most - taken : 0;
         at[0] = h.clock.load(), at[1] = static_cast<std::uint32_t>(free < 0xffffffffu ? free : 0xffffffffu);
     }
 

@@ -205,7 +205,7 @@ def _newest(folder: str) -> Checkpoint:
 
 def memory_of(run: str) -> Path:
     """The folder in node memory of a run, by its checkpoint directory or its name there."""
-    from engine.protect import home
+    from engine.pulse import home
     from engine.supervise import name_of
 
     for name in (run, name_of(run)):

@@ -119,6 +119,24 @@ def forecast(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def profile(args: argparse.Namespace, guard: Any) -> int:
+    from dataclasses import replace
+
+    from engine.job import open_source, source_options
+    from engine.source import profile as look
+
+    config = configured(args)
+    options = source_options(replace(config, data=replace(config.data, on_bad_rows="skip", missing="nan")))
+    found = look.profile(open_source(config.data.source, **options), args.rows)
+    print(json.dumps(found) if args.json else look.table(found))
+    if args.output:
+        with open(args.output, "x") as file:
+            file.write(look.starter(found, config.data.source, config.data.target))
+        print(f"{args.output}: a configuration to start from; engine train --config {args.output}", file=sys.stderr)
+    return 0
+
+
+@verb
 def doctor(args: argparse.Namespace, guard: Any) -> int:
     from engine.doctor import main as examine
 
@@ -191,7 +209,7 @@ def configured(args: argparse.Namespace) -> Any:
         words.remove(source)
         given.append(f"data.source={source}")
     for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
-                          ("follow", "data.follow=true")):
+                          ("follow", "data.follow=true"), ("reproducible", "exchange.virtual=16")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -226,6 +244,13 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("ckpt")
     score.add_argument("settings", nargs="+", metavar="SOURCE | section.key=value")
     score.add_argument("-o", "--output", default="-")
+    seen = verbs.add_parser("profile", help="what is in a stream: types, missing, ranges, drift; -o writes a configuration")
+    seen.add_argument("settings", nargs="+", metavar="SOURCE | section.key=value")
+    seen.add_argument("--target", metavar="COL", help="target column, by name or number")
+    seen.add_argument("--task", metavar="T", help="binary, multiclass or regression")
+    seen.add_argument("--rows", type=int, default=200_000, metavar="N", help="rows to look at (default 200000)")
+    seen.add_argument("--json", action="store_true")
+    seen.add_argument("-o", "--output", default="", metavar="FILE.toml")
     look = verbs.add_parser("inspect", help="what is in a checkpoint")
     look.add_argument("ckpt")
     far = verbs.add_parser("forecast", help="what a dense exchange would cost on N ranks, by codec, from stated constants")
@@ -278,6 +303,7 @@ def _learning(p: argparse.ArgumentParser) -> None:
     p.add_argument("--config", metavar="FILE.toml")
     for flag, (key, name, text) in FLAGS.items():
         p.add_argument(f"--{flag}", metavar=name, help=f"{text} [{key}]")
+    p.add_argument("--reproducible", action="store_true", help="the same bits on any number of ranks [exchange.virtual=16]")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 

@@ -18,8 +18,6 @@ from engine.shards import Store
 from engine.store.table import Rows
 from engine.types import Array
 
-BLOCK_ROWS = 2048
-
 
 class Mover:
     """A migration of `slots` of this rank to `target`; `tell`: one rank of every node but this one and the target's."""
@@ -100,12 +98,19 @@ class Mover:
     def _sent(self, dirty: int) -> Generator[str, None, move.Event]:
         began, size = time.monotonic(), 0
         waited = 0.0
-        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=BLOCK_ROWS):
-            self.table.put(self.target, rows)
+        under_way = None
+        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=2 * self.table.block_rows):
+            sent = self.table.put_begin(self.target, rows)
+            if under_way is not None:
+                self.table.put_end(under_way)
+            under_way = sent
             size += _bytes(rows)
-            paused = time.monotonic()
-            yield "copy" if dirty < 0 else "catchup"
-            waited += time.monotonic() - paused
+            if dirty < 0:
+                paused = time.monotonic()
+                yield "copy"
+                waited += time.monotonic() - paused
+        if under_way is not None:
+            self.table.put_end(under_way)
         return move.Sent(size, time.monotonic() - began - waited)
 
     def _freeze(self) -> move.Event:
@@ -114,7 +119,7 @@ class Mover:
         self.table.slab.gate(True)
         self.table.quiet()
         size = 0
-        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=BLOCK_ROWS):
+        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
             self.table.put(self.target, rows)
             size += _bytes(rows)
         if self.target not in self.table.near or len(self.table.near) < self.table.ranks:

@@ -48,6 +48,7 @@ class Remote(Protocol):
     """How other ranks are asked (comm.service)."""
 
     def ask(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> list[Reply]: ...
+    def post(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> Any: ...
     def poll(self) -> bool: ...
 
 
@@ -321,28 +322,48 @@ class Table:
 
     def put(self, rank: int, rows: Rows | Sequence[Array]) -> None:
         """Copies of rows to a rank, taken where they are newer than what it has."""
+        self.put_end(self.put_begin(rank, rows))
+
+    def put_begin(self, rank: int, rows: Rows | Sequence[Array]) -> tuple[int, list[Rows], Any]:
+        """Begins to send copies; `put_end` waits until they are there. Several may be under way, ended in order."""
+        most = self.block_rows
         rows = Rows(*rows)
-        at, pause = 0, _Pause(self, f"copy of rows to rank {rank}")
-        most = (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
-        while at < len(rows.keys):
-            part = Rows(*(np.ascontiguousarray(field[at : at + most]) for field in rows))
-            if rank in self.near:
-                count, status = self.near[rank].stage(self.writer, *part)
-            else:
-                frame = self._frame("stage", part, len(part.keys))
-                reply = self._ask([(rank, frame)], [TOLD_BYTES], "copy of rows")[0]
-                count, status = reply.count, reply.status
-            at += count
-            if status == FULL:
-                raise self._full(rank)
-            if status != OK:
-                pause()
+        cuts = range(0, len(rows.keys), most)
+        parts = [Rows(*(np.ascontiguousarray(field[at : at + most]) for field in rows)) for at in cuts]
+        if rank in self.near:
+            return rank, parts, None
+        frames = [(rank, self._frame("stage", part, len(part.keys))) for part in parts]
+        return rank, parts, self.remote.post(frames, [TOLD_BYTES] * len(frames), name=f"table {self.number}: copy of rows")
+
+    def put_end(self, sent: tuple[int, list[Rows], Any]) -> None:
+        rank, parts, posted = sent
+        replies = [(r.count, r.status) for r in posted.replies()] if posted is not None else [(0, BUSY)] * len(parts)
+        pause = _Pause(self, f"copy of rows to rank {rank}")
+        for part, (count, status) in zip(parts, replies, strict=True):
+            at, answer = count, status
+            while answer != OK or at < len(part.keys):
+                if answer == FULL:
+                    raise self._full(rank)
+                left = Rows(*(np.ascontiguousarray(field[at:]) for field in part))
+                if rank in self.near:
+                    count, answer = self.near[rank].stage(self.writer, *left)
+                else:
+                    reply = self.ask(rank, "stage", left, len(left.keys))
+                    count, answer = reply.count, reply.status
+                at += count
+                if answer != OK:
+                    pause()
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that fill a frame."""
+        return (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
 
     def free_rows(self, rank: int) -> int:
         """How many more rows a rank has room for."""
         if rank in self.near:
             held = self.near[rank].stats()
-            return max(0, self.buckets // 8 * 7 - held["used"] - held["graves"])
+            return max(0, self.buckets // 8 * 7 - held["used"])
         return int(self.ask(rank, "clock", rooms=8).body[4:8].view(np.uint32)[0])
 
     def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
@@ -445,17 +466,17 @@ class _Pause:
         self.reset()
 
     def reset(self) -> None:
-        self.began, self.looks = time.monotonic(), 0
+        self.began = time.monotonic()
 
     def __call__(self, more: str = "") -> None:
         if self.poll():
             return
-        self.looks += 1
-        if self.looks < 100:
+        waited = time.monotonic() - self.began
+        if waited < 1e-3:
             os.sched_yield()
             return
-        time.sleep(5e-5 if self.looks < 2000 else 5e-4)
-        if time.monotonic() - self.began > self.table.timeout_s:
+        time.sleep(5e-5 if waited < 0.2 else 5e-4)
+        if waited > self.table.timeout_s:
             raise PeerError(f"rank {self.table.rank} waited {self.table.timeout_s:g} s in {self.name!r} of table "
                             f"{self.table.number}{more}", fix="is every rank alive and polling? raise loop.stall_timeout if so")
 
