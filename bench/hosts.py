@@ -51,7 +51,7 @@ def line(names: list[str], per_host: list[int]) -> tuple[list[str], dict[str, st
                     "OMPI_MCA_mpi_yield_when_idle": "1"}
     placed = ",".join(f"{name}:{n}" for name, n in zip(names, per_host, strict=True))
     return [mpiexec, "-launcher", "ssh", "-launcher-exec", agent, "-localhost", "10.77.0.254", "-hosts", placed, "-n", str(ranks),
-            "-genv", "UCX_TLS", "tcp,posix,self", "-genv", "UCX_NET_DEVICES", "eth0"], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"}
+            "-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", "eth0"], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"}
 
 
 def ranks(program: str, args: list[str], names: list[str], per_host: list[int], timeout_s: float = 110.0) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.codec.call import HEAD, Reply, decode_reply
+from engine.codec.call import HEAD_BYTES, Reply, decode_reply
 from engine.comm import probe
 from engine.errors import ConfigError, PeerError
 from engine.kernels import _native
@@ -76,10 +76,8 @@ class Service:
             at = mpi._addressof(handle)
             return int((ctypes.c_uint64 if wide else ctypes.c_uint32).from_address(at).value)
 
-        calls = addresses(("MPI_Irecv", "MPI_Isend", "MPI_Test", "MPI_Cancel"))
+        calls = addresses(("MPI_Improbe", "MPI_Imrecv", "MPI_Isend", "MPI_Test"))
         self.server.open(calls, value(self._comm), value(mpi.BYTE), wide, mpi.ANY_SOURCE, REQUEST_TAG, REPLY_TAG, FRAME_BYTES)
-        if self.mode == "inline":
-            self.server.step()  # posts the receives
 
     def poll(self) -> bool:
         """Inline: answers what has come; true if something had."""
@@ -96,7 +94,7 @@ class Service:
     def _send(self, rank: int, frame: Array, room: int) -> tuple[Any, Any, Array]:
         if len(frame) > FRAME_BYTES:
             raise PeerError(f"a request of {len(frame)} bytes, more than {FRAME_BYTES}")
-        buffer = np.empty(HEAD.itemsize + room, np.uint8)
+        buffer = np.empty(HEAD_BYTES + room, np.uint8)
         came = self._comm.Irecv([buffer, self._mpi.BYTE], rank, REPLY_TAG)
         sent = self._comm.Isend([frame, self._mpi.BYTE], rank, REQUEST_TAG)
         self.sent += len(frame)
@@ -142,7 +140,7 @@ class _Posted:
             at, sent, reply, room = self.waiting[rank][0]
             if reply.Test() and sent.Test():
                 self.found[at] = made = decode_reply(room)
-                self.service.received += HEAD.itemsize + len(made.body)
+                self.service.received += HEAD_BYTES + len(made.body)
                 self.waiting[rank].popleft()
                 if not self.waiting[rank]:
                     del self.waiting[rank]
@@ -189,7 +187,7 @@ class Direct:
         replies = []
         for (rank, frame), room in zip(frames, rooms, strict=True):
             with self._locks[rank]:
-                found = self._servers[rank].handle(frame, HEAD.itemsize + room)
+                found = self._servers[rank].handle(frame, HEAD_BYTES + room)
             if not found:
                 raise PeerError(f"rank {rank} refused a frame in {name!r}")
             replies.append(decode_reply(np.frombuffer(found, np.uint8)))

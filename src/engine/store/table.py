@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,8 +41,9 @@ from engine.types import Array
 
 PATHS = ("auto", "shared", "rma", "served")
 FRAME_BYTES = 1 << 20
-BODY_BYTES = FRAME_BYTES - call.HEAD.itemsize
+BODY_BYTES = FRAME_BYTES - call.HEAD_BYTES
 TOLD_BYTES = 64 * 64  # entries of a MOVED answer
+PART_BYTES = 1 << 18  # of a request or reply where several may be on their way at once
 
 
 class Remote(Protocol):
@@ -138,7 +140,7 @@ class Table:
         """Asks the owners for `keys[todo]`; returns what has to be asked again."""
         if self.window is not None:
             todo = self._one_sided(keys, todo, out, versions)
-        most = (BODY_BYTES - TOLD_BYTES) // (4 + 4 * self.width)
+        most = max(1, PART_BYTES // (4 + 4 * self.width))
         cuts = list(self._by_owner(keys, todo, most))
         frames = [(owner, self._frame("get", [keys[part]], len(part))) for owner, part in cuts]
         rooms = [len(part) * (4 + 4 * self.width) + TOLD_BYTES for _, part in cuts]
@@ -147,7 +149,11 @@ class Table:
             n = len(part)
             if reply.status == OK:
                 versions[part] = reply.body[: 4 * n].view(np.uint32)
-                out[part] = reply.body[4 * n : 4 * n * (1 + self.width)].view(np.float32).reshape(n, self.width)
+                rows = reply.body[4 * n : 4 * n * (1 + self.width)].view(np.float32).reshape(n, self.width)
+                if n == len(out):  # all of them, in order
+                    out[:] = rows
+                else:
+                    out[part] = rows
             else:
                 self._heed(reply)
                 again.append(part)
@@ -216,7 +222,7 @@ class Table:
     def _far_inc(self, keys: Array, todo: Array, items: Array, versions: Array,
                  rule: tuple[int, float, float]) -> tuple[Array, bool]:
         op, rate, more = rule
-        most = (BODY_BYTES - TOLD_BYTES) // (8 + 4 * items.shape[1])
+        most = max(1, PART_BYTES // (8 + 4 * items.shape[1]))
         cuts = list(self._by_owner(keys, todo, most))
         frames = [(owner, self._frame("apply", [keys[part], items[part]], len(part), op=op, rate=rate, more=more))
                   for owner, part in cuts]
@@ -371,6 +377,10 @@ class Table:
         """One request to the server of another rank."""
         return self._ask([(rank, self._frame(kind, parts, count, **more))], [rooms], kind)[0]
 
+    def post(self, rank: int, kind: str, parts: Sequence[Array], count: int) -> Any:
+        """Begins a request to another rank; `.replies()` waits."""
+        return self.remote.post([(rank, self._frame(kind, parts, count))], [TOLD_BYTES], name=f"table {self.number}: {kind}")
+
     def expire(self, age: int) -> int:
         """Drops own rows that nothing was applied to for `age` clocks; returns how many. Old places are reused."""
         if age >= self.now:
@@ -387,9 +397,15 @@ class Table:
             self.slab.rebuild(np.empty(self.slab.stats()["used"] * self._row_bytes, np.uint8))
             self.slab.bump(1)
 
-    def closed(self) -> _Closed:
-        """A context in which no writer is inside this rank's rows."""
-        return _Closed(self)
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """No writer is inside this rank's rows."""
+        self.slab.gate(True)
+        try:
+            self.quiet()
+            yield
+        finally:
+            self.slab.gate(False)
 
     def quiet(self) -> None:
         """Waits, with the gate closed, for the writers that are still inside."""
@@ -418,7 +434,11 @@ class Table:
         return replies
 
     def _by_owner(self, keys: Array, todo: Array, most: int) -> Iterator[tuple[int, Array]]:
-        owners = self.ledger.route(keys[todo])
+        owners = self.ledger.route(keys if len(todo) == len(keys) else keys[todo])
+        if len(todo) and (owners == owners[0]).all():
+            for at in range(0, len(todo), most):
+                yield int(owners[0]), todo[at : at + most]
+            return
         order = np.argsort(owners, kind="stable")
         starts = np.flatnonzero(np.diff(owners[order], prepend=-1))
         for part in np.split(todo[order], starts[1:]) if len(todo) else ():
@@ -436,25 +456,6 @@ class Table:
     def _full(self, rank: int) -> StoreError:
         return StoreError(f"the table is full: {self.buckets * 7 // 8} rows of rank {rank} are used",
                           where=f"table {self.number}", fix="raise shard.rows, or expire rows sooner")
-
-
-class _Closed:
-    """Closes the gate, waits for the writers inside, opens it again."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __enter__(self) -> Table:
-        self.table.slab.gate(True)
-        try:
-            self.table.quiet()
-        except BaseException:
-            self.table.slab.gate(False)
-            raise
-        return self.table
-
-    def __exit__(self, *_: object) -> None:
-        self.table.slab.gate(False)
 
 
 class _Pause:
