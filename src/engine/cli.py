@@ -227,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, default=0.0, metavar="S", help="stop the run after S seconds")
     run.add_argument("--supervise", action="store_true", help="start again from node memory when ranks are lost")
     run.add_argument("--on-loss", choices=("same", "shrink", "grow"), default="same", help="ranks after a loss (default same)")
+    run.add_argument("--stuck", type=int, default=3, metavar="K", help="give up after K losses in a row without a new step")
     run.add_argument("--restarts", type=int, default=100, metavar="K", help="most starts again (default 100)")
     run.add_argument("rest", nargs=argparse.REMAINDER, metavar="VERB …")
     learn = verbs.add_parser("train", help="learn a source: a file, a directory, a glob, make:…, or - for stdin")
