@@ -23,7 +23,11 @@ inline std::uint64_t hash64(const std::uint8_t* data, std::size_t size, std::uin
         other = _mm512_add_epi64(other, step);
     }
     const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
-    return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(all)) + base::hash64(data + i, size - i, first + i / 8);
+    alignas(64) std::uint64_t lane[8];
+    _mm512_store_si512(lane, all);
+    std::uint64_t total = base::hash64(data + i, size - i, first + i / 8);
+    for (const std::uint64_t part : lane) total += part;
+    return total;
 }
 
 }  // namespace engine::check::avx512

@@ -171,11 +171,11 @@ struct Encoder {
         std::size_t count;
         slim = false;
         const u32 mode = packed_encode(at, n, count);
-        if (mode == raw || count > n / 64) return mode;
+        if (mode != raw && count > n / 64) return mode;
         used = 0;
         crc = 0;
         gather(at, n, count);
-        return count ? sparse_encode(n, count) : u32(zero);
+        return !count ? u32(zero) : count <= n / 64 ? sparse_encode(n, count) : u32(raw);
     }
 
     // True where the differences from the predicted base are narrower in sum.
