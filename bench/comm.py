@@ -249,14 +249,14 @@ def freshness(setting: Setting) -> Iterator[Row]:
 def weak(setting: Setting) -> Iterator[Row]:
     """Weak scaling of 2^22 sparse parameters from constants measured here, 1 to 10^4 ranks; then the model against runs.
 
-    Simulated: the 64 ranks of a node share one model (exchange.split=keys), nodes exchange four times a second over
+    Simulated: the 64 ranks of a node share one model (exchange.split=keys), nodes exchange twice a second over
     100 Gb/s with 3 us a message; learning, extraction and merging per row and key are this machine's.
     """
     found = net.local(2, "bench.fresh", "constants")
     fabric = plan.Wire(3e-6, 1 / 12.5e9)
     near = plan.Wire(found["latency_s"], found["byte_s"])
     wide = plan.Fit(near, fabric, per_node=64)
-    interval = 0.25
+    interval = 0.5
     scale = plan.Scale(rows=round(interval / found["row_s"]), row_s=found["row_s"], union=2.0**22, merge_s=found["merge_s"],
                        touched=2.0**22 * (1 - np.exp(-interval / found["row_s"] * 20 / 2.0**22)), shared=True)
     for ranks, efficiency in plan.weak(wide, scale, (1, 2, 64, 128, 10**3, 10**4)):

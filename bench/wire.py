@@ -73,7 +73,7 @@ def rails(link: World, size: int, rounds: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {"one": [], "two": []}
     body = np.zeros(size, np.uint8)
     sockets = {name: join(link, [f"{a}{link.rank + 1}" for a in addresses[:count]], timeout_s=60,
-                          options=Options(rail=1 << 21)) for name, count in (("one", 1), ("two", 2))}
+                          options=Options(rail=1 << 23, chunk=1 << 19)) for name, count in (("one", 1), ("two", 2))}
     for turn in range(rounds + 1):
         for name, one in sockets.items():
             def act(one: Any = one) -> None:

@@ -25,7 +25,7 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
-    "mode": ("exchange.mode", "M", "bsp, ssp:N, asp, gossip, local:H, auto: how ranks wait for one another"),
+    "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
     "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),
     "threads": ("loop.threads", "N", "worker threads of a rank (0: cores over local ranks)"),

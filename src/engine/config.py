@@ -82,6 +82,7 @@ class Model:
     batch: int = 0
     interactions: bool = False
     scale: bool | None = None
+    make: str = ""
 
 
 @dataclass
@@ -158,12 +159,12 @@ class Update:
 class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
-    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), asp (asynchronous owners), gossip[:GRAPH],
-    local:H (H intervals a round, with outer `momentum`), auto (as wait and loss call for, within a loss of `budget`).
-    `damp`: an update computed a rounds ago counts (1 + a)^-damp.  `balance`: with ssp, a slower rank takes
-    fewer rows (data.rule=part).  `codec`: how parameters of dense models travel: exact,
-    dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto (measured; `explain` logs why); `route` of dense: native
-    (the MPI's own), ring, halving, doubling, tree, node.
+    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
+    lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (as
+    wait and loss call for, within a loss of `budget`).  `damp`: an update computed a rounds ago counts (1 + a)^-damp.
+    With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
+    `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
+    (measured; `explain` logs why); `route` of dense: native (the MPI's own), ring, halving, doubling, tree, node.
     """
 
     split: str = "rows"
@@ -177,6 +178,7 @@ class Exchange:
     momentum: float = 0.0
     budget: float = 0.005
     balance: bool = False
+    ease: bool = False
 
 
 @dataclass
@@ -308,8 +310,8 @@ CHOICES = {
     "fault.memory": ("auto", "on", "off"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
-PATTERNS = {"exchange.mode": (r"bsp|asp|auto|ssp:\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
-                              "bsp, ssp:N, asp, gossip[:random|ring|exponential], local:H or auto"),
+PATTERNS = {"exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
+                              "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,

@@ -68,8 +68,13 @@ class Supervisor:
 
     def run(self) -> int:
         """0 where the run is done; else the code of what ended it for good."""
+        for gone in sweep(self.root.parent):
+            print(f"engine: node memory of a dead run is removed: {gone}", file=sys.stderr)
         if self.plan.fresh:
             self._clear()
+        self.root.mkdir(parents=True, exist_ok=True)
+        owner = {"pid": os.getpid(), "born": process(os.getpid())[2], "keeps": self.plan.keeps}
+        (self.root / "owner").write_text(json.dumps(owner))
         until = time.monotonic() + self.plan.timeout_s if self.plan.timeout_s else None
         with tempfile.TemporaryDirectory(prefix="engine-run-") as name:
             try:
@@ -152,7 +157,9 @@ class Supervisor:
             if isinstance(action, Lost):
                 self._lost_s, self._lost = now, action.rank
             if isinstance(action, Fence):
-                return f"rank {action.rank}: {action.reason}"
+                kill(int(lines[action.rank, PID]), int(lines[action.rank, BORN]))
+                if not self.plan.mend_s:
+                    return f"rank {action.rank}: {action.reason}"
         if self._lost_s and now - self._lost_s >= self.plan.mend_s:
             return f"rank {self._lost} died" + (" and the others did not go on" if self.plan.mend_s else "")
         return ""
@@ -249,6 +256,26 @@ class Supervisor:
             newest = max((int(path.name[6:]) for path in self.root.glob("pulse-*")), default=0)
             fence(self.root, newest + 1)
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def sweep(folder: Path, *, keep_s: float = 7 * 86400.0) -> list[Path]:
+    """Removes what dead runs of this user left in node memory: no supervisor and no rank lives, and no command can find it
+    again (or none has for `keep_s`). Returns the folders removed.
+    """
+    removed = []
+    for root in sorted(folder.glob("*")) if folder.is_dir() else []:
+        owner = {"pid": 0, "born": -1, "keeps": True}
+        with suppress(OSError, ValueError):
+            owner |= json.loads((root / "owner").read_text())
+        pids = [(int(owner["pid"]), int(owner["born"]))]
+        for path in root.glob("pulse-*"):
+            with suppress(OSError, ValueError):
+                pids += [(int(line[PID]), int(line[BORN])) for line in np.fromfile(path, np.int64).reshape(-1, LINE)]
+        alive = any(pid and process(pid)[2] == since and process(pid)[0] not in ("Z", "X", "") for pid, since in pids)
+        if not alive and (not owner["keeps"] or time.time() - root.stat().st_mtime > keep_s):
+            shutil.rmtree(root, ignore_errors=True)
+            removed.append(root)
+    return removed
 
 
 def run(plan: Plan) -> int:

@@ -174,6 +174,11 @@ def test_a_stopped_rank_is_fenced_once_within_twice_the_limit():
     assert len(told) == 1 and isinstance(told[0][1], Fence) and told[0][1].rank == 0 and told[0][0] < 3.0 + 2 * 0.5
 
 
+def test_a_fenced_rank_is_lost_once_it_is_gone():
+    told = watched(lambda now: [Sight(0, min(now, 3.0), gone=now > 4, stopped=now > 3.0, cpu_s=min(now, 3.0))], 6.0)
+    assert [type(action) for _, action in told] == [Fence, Lost]
+
+
 def test_a_late_heart_alone_is_no_death_on_a_crowded_machine():
     draw = random.Random(2)
     beats = dict.fromkeys(range(8), 0.0)

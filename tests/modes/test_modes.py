@@ -9,8 +9,11 @@ from engine.config import resolve
 from engine.errors import ConfigError
 from engine.modes.auto import Auto
 
+MODES = ["bsp", "ssp:0", "ssp:3", "hybrid:0", "hybrid:2", "asp", "gossip",
+         "gossip:random", "gossip:ring", "local:4", "auto"]
 
-@pytest.mark.parametrize("mode", ["bsp", "ssp:0", "ssp:3", "asp", "gossip", "gossip:random", "gossip:ring", "local:4", "auto"])
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_mode_counts_every_row_and_ends_alike_everywhere(made, rows, mode):
     config = resolve(env={}, overrides=[f"exchange.mode={mode}", "exchange.every=8"])
 
@@ -90,14 +93,15 @@ def test_modes_on_real_ranks(made, rows, size, link):
     def hold(rank, at):
         time.sleep(0.002 * (rank == 1))
 
-    for mode in ("ssp:2", "asp", "gossip", "local:2", "auto"):
+    rows = rows.slice(0, 800)
+    for mode in ("ssp:2", "hybrid:2", "asp", "gossip", "local:2", "auto"):
         config = resolve(env={}, overrides=[f"exchange.mode={mode}"])
         job = made.make(link, rows, hold=hold)
         events = [(type(e.action).__name__, e.rows) for e in modes.run(job, config)]
-        assert events[-1] == ("Stop", 2000), mode
+        assert events[-1] == ("Stop", 800), mode
         assert made.weights(job) == link.bcast(made.weights(job), name=mode), mode
         meter = loop.merged_meter(job)
-        assert meter is None or meter.summary()["rows"] == 2000, mode
+        assert meter is None or meter.summary()["rows"] == 800, mode
         if mode == "ssp:2":
             assert job.counts.values["stale_sum"] + (link.rank == 1) > 0 and job.counts.values["stale_most"] <= 2
 
@@ -129,3 +133,39 @@ def test_a_codec_carries_the_parameters_of_a_dense_model(made, codec):
     assert found[0][0]["model/seen"] == exact[0][0]["model/seen"]
     assert abs(found[0][1] - exact[0][1]) < 0.05
     assert any(codec.partition(":")[0] in line or "<- taken" in line for line in found[0][2])
+
+
+def test_hybrid_nought_is_lock_step_bit_for_bit(made, rows):
+    def run(link, mode):
+        job = made.make(link, rows, "model.bias=1")
+        list(modes.run(job, resolve(env={}, overrides=[f"exchange.mode={mode}"])))
+        return made.weights(job)
+
+    strict, hybrid = (made.everywhere(3, lambda link, mode=mode: run(link, mode)) for mode in ("bsp", "hybrid:0"))
+    assert strict == hybrid
+
+
+def test_balance_gives_a_slow_rank_fewer_rows_and_ease_smaller_steps(made, rows):
+    """Rank 0 needs four times as long a row; in the end it has learned far fewer."""
+    class Stream(made.Dealt):
+        def take(self, k):
+            time.sleep(5e-4 * k * (4 if self.link.rank == 0 else 1))
+            self.at += 1
+            low = (self.at * 61 * (self.link.rank + 1)) % 1500
+            self.learned = getattr(self, "learned", 0) + k
+            return self.rows.slice(low, low + k) if self.at < 40 else None
+
+        @property
+        def left(self):
+            return self.at < 40
+
+    def work(link):
+        words = ["exchange.mode=ssp:2", "exchange.balance=true", "exchange.ease=true", "model.learner=sgd"]
+        job = made.make(link, rows, *words)
+        job.stream = Stream(rows, link)
+        list(modes.run(job, resolve(env={}, overrides=[*words, "exchange.every=8"])))
+        return job.stream.learned, made.weights(job)
+
+    found = made.everywhere(3, work)
+    assert len({w for _, w in found}) == 1
+    assert found[0][0] < 0.5 * found[1][0] and found[0][0] < 0.5 * found[2][0]

@@ -62,10 +62,10 @@ def test_nothing_is_lost_or_doubled_when_every_step_is_additive(made, rows):
 
 def test_a_slow_rank_does_not_hold_the_others_up(made, rows):
     def hold(rank, at):
-        time.sleep(0.004 * (4 if rank == 2 else 1))
+        time.sleep(0.01 * (5 if rank == 2 else 1))
 
     def work(link):
-        job = made.make(link, rows, hold=hold)
+        job = made.make(link, rows.slice(0, 1000), hold=hold)
         began = time.monotonic()
         owner = Owner(job)
         learn, ended = owner.learn, []
@@ -81,7 +81,7 @@ def test_a_slow_rank_does_not_hold_the_others_up(made, rows):
         return ended[0]
 
     found = made.everywhere(3, work)
-    assert max(found[0], found[1]) < 0.5 * found[2]
+    assert max(found[0], found[1]) < 0.6 * found[2]
 
 
 def test_an_error_of_one_rank_is_raised_on_every_rank(made, rows):

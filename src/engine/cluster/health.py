@@ -41,6 +41,7 @@ class Watch:
     looked_s: float = 0.0
     idle: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     dead: frozenset[int] = frozenset()
+    fenced: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Lost:
 def look(watch: Watch, now_s: float, sights: Sequence[Sight], limits: Limits) -> tuple[Watch, list[Fence | Lost]]:
     """One round of an observer at `now_s`."""
     trusted = watch.looked_s > 0 and now_s - watch.looked_s <= limits.late_s
-    idle, dead, actions = dict(watch.idle), set(watch.dead), list[Fence | Lost]()
+    idle, dead, fenced, actions = dict(watch.idle), set(watch.dead), set(watch.fenced), list[Fence | Lost]()
     for sight in sights:
         if sight.rank in dead:
             continue
@@ -74,7 +75,7 @@ def look(watch: Watch, now_s: float, sights: Sequence[Sight], limits: Limits) ->
             cpu, since = sight.cpu_s, now_s
         idle[sight.rank] = (cpu, since)
         still = now_s - sight.beat_s
-        if not trusted:
+        if not trusted or sight.rank in fenced:
             continue
         if still > limits.frozen_s and sight.stopped:
             actions.append(Fence(sight.rank, f"stopped, no heartbeat for {still:.2f} s"))
@@ -82,8 +83,8 @@ def look(watch: Watch, now_s: float, sights: Sequence[Sight], limits: Limits) ->
             actions.append(Fence(sight.rank, f"no heartbeat and no CPU time for {still:.1f} s"))
         else:
             continue
-        dead.add(sight.rank)
-    return replace(watch, looked_s=now_s, idle=idle, dead=frozenset(dead)), actions
+        fenced.add(sight.rank)
+    return replace(watch, looked_s=now_s, idle=idle, dead=frozenset(dead), fenced=frozenset(fenced)), actions
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,9 @@ class Options:
     `journal`: queued and unacknowledged together, beyond which a sender waits; `loose`: best-effort bytes kept, the oldest
     are dropped. `silent_s`: a connection without a sign of life for so long is broken and made anew."""
 
-    chunk: int = 1 << 17
+    chunk: int = 1 << 18
     window: int = 1 << 26
-    rail: int = 1 << 21
+    rail: int = 1 << 22
     journal: int = 1 << 28
     loose: int = 1 << 20
     silent_s: float = 2.0

@@ -15,7 +15,7 @@ from engine.types import Array, Model, Policy, Schema
 
 # Module of this room for each kind, imported when it is first asked for.
 HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense", "factor": "factor", "tree": "forest", "forest": "forest",
-        "kmeans": "cluster", "bayes": "stats", "ridge": "stats"}
+        "kmeans": "cluster", "bayes": "stats", "ridge": "stats", "torch": "torch", "jax": "jax", "sklearn": "sklearn"}
 
 
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
@@ -59,6 +59,18 @@ def kind(name: str) -> Callable[[Builder], Builder]:
         KINDS[name] = builder
         return builder
     return enter
+
+
+def made_by(spec: Spec) -> Callable[[Spec], Any]:
+    """The user's function that `model.make` names: it gives the module, function or estimator of an adapter."""
+    name = str(spec.options.get("make") or "")
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[[Spec], Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"model.make: cannot import {name!r}: {error}",
+                          fix="model.make=package.module:function, a function that takes a Spec") from None
+    return found
 
 
 def build(name: str, spec: Spec) -> Model:

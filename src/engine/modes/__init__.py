@@ -1,6 +1,6 @@
 """Ways to run a job: lock-step, bounded staleness, asynchronous owners, gossip, local steps, or what measurement calls for.
 
-`exchange.mode`: bsp | ssp:N | asp | gossip[:random|ring|exponential] | local:H | auto
+`exchange.mode`: bsp | ssp:N | hybrid:N | asp | gossip[:random|ring|exponential] | local:H | auto
 """
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from engine import loop
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.source import stream as streams
-
-MODES = ("bsp", "ssp", "asp", "gossip", "local", "auto")
 
 
 def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text: None) -> Iterator[loop.Event]:
@@ -47,7 +45,15 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         balance = config.exchange.balance
         if balance and isinstance(job.stream, streams.Dealt):
             raise ConfigError("exchange.balance: rows dealt in global order are the same number for all", fix="data.rule=part")
-        return Stale(job, int(number), power, balance=balance).run()
+        ease = config.exchange.ease
+        if ease and (config.model.kind, config.model.learner == "ftrl") != ("linear", False):
+            raise ConfigError("exchange.ease: expected a linear model with a step size that may change, found "
+                              f"{config.model.kind} {config.model.learner}", fix="model.learner=sgd, adagrad, nag, pa1 or pa2")
+        return Stale(job, int(number), power, balance=balance, ease=ease).run()
+    if mode == "hybrid":
+        from engine.modes.hybrid import Hybrid
+
+        return Hybrid(job, int(number)).run()
     if mode == "asp":
         from engine.modes.owner import Owner
 

@@ -22,12 +22,12 @@ from engine.types import Array, Link
 
 TAG = 112
 PROBE = 1 << 18  # elements on which codecs are timed
-TRIALS = 3  # real steps each shortlisted candidate is tried on
+TRIALS = 5  # real steps each shortlisted candidate is tried on
 WIN = 0.97  # of dense's time: what a candidate has to reach in trials to be taken
 AUTO = ("dense", "bf16", "int8", "sign", "topk")
 
 
-def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 5) -> dict[str, plan.Wire]:
+def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 8) -> dict[str, plan.Wire]:
     """Latency and seconds a byte, near (ranks of a node) and far (between nodes), as the slowest pair sees them (collective).
 
     Each rank swaps with a partner in both directions at once; where all ranks share a node, far is near.
@@ -37,7 +37,7 @@ def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 5) -> dic
         peer = _partner(link, distance)
         times = []
         for size in (8, size_bytes):
-            out, room, best = np.zeros(size, np.uint8), np.empty(size, np.uint8), np.inf
+            out, room, spent = np.zeros(size, np.uint8), np.empty(size, np.uint8), [0.0]
             for _ in range(rounds):
                 link.barrier(name="fit wires")
                 began = time.perf_counter()
@@ -45,8 +45,8 @@ def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 5) -> dic
                     going = link.send(out, peer, name="fit wires", tag=TAG)
                     link.recv(room, peer, name="fit wires", tag=TAG).wait()
                     going.wait()
-                    best = min(best, time.perf_counter() - began)
-            times.append(best if np.isfinite(best) else 0.0)
+                    spent.append(time.perf_counter() - began)
+            times.append(float(np.median(spent[2:])) if len(spent) > 2 else 0.0)  # the first warms up
         short, long = link.allreduce(np.array(times), op="max", name="fit wires")
         found[name] = plan.Wire(float(short), float(max(0.0, long - short) / size_bytes))
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from engine.cluster.adapt import Review
 from engine.cluster.stale import Arrived, Board, Commit, Pause, Resume, advance, shares, start
 from engine.modes.post import Letter, Post
 from engine.types import Array, Batch
+from engine.update.rate import Ease
 from engine.update.replica import Replica, damp
 
 TAG = 128
@@ -29,10 +31,12 @@ ROWS, KEYS, LABEL, LEFT, STOP, TIME, AGE, MADE, ROW_S = range(9)
 class Stale:
     """One rank's side of a run. `power`: how an update's age damps it (`update.replica.damp`); `review`: after so many
     rounds all halt for a Review (0 = never); `balance`: a rank takes rows by its measured speed, as committed rounds have
-    it, the same in all (for streams whose ranks need not take alike)."""
+    it, the same in all (for streams whose ranks need not take alike); `ease`: steps shrink as measured staleness rises."""
 
-    def __init__(self, job: loop.Job, bound: int, power: float = 0.0, review: int = 0, balance: bool = False) -> None:
+    def __init__(self, job: loop.Job, bound: int, power: float = 0.0, review: int = 0, balance: bool = False,
+                 ease: bool = False) -> None:
         self.job, self.power, self.review, self.balance = job, power, review, balance
+        self.ease = Ease() if ease else None
         self.k = job.k
         self._row_s = np.zeros(job.link.size)
         self.board: Board = start(job.link.size, job.link.rank, bound)
@@ -68,6 +72,11 @@ class Stale:
         self._fresh = True
         job.beat(f"round {number + 1}")
         age, oldest = self.board.age
+        if self.ease is not None:
+            self.ease.seen(age * self.k)
+            models: list[Any] = list(job.team.models)
+            for model in models:
+                model.pace(self.ease.factor)
         began, scores, update, error = time.perf_counter(), None, None, None
         rows = job.stream.take(self.k * len(job.team.models))
         try:

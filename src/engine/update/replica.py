@@ -35,7 +35,10 @@ class Replica:
     def commit(self, number: int) -> None:
         """Round `number` is whole: it becomes part of the committed state."""
         parts = self.pending.pop(number)
-        total = combine([parts[rank] for rank in sorted(parts)])
+        self.take(combine([parts[rank] for rank in sorted(parts)]))
+
+    def take(self, total: Update) -> None:
+        """A sum over all ranks becomes part of the committed state at once."""
         self._dirty.append(total.keys)
         self.committed.merge(total, self.workers)
 
