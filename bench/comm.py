@@ -122,7 +122,7 @@ def merge(setting: Setting) -> Iterator[Row]:
 def staleness(setting: Setting) -> Iterator[Row]:
     """electricity, PA-I, labels applied in blocks of D; the step follows the measured staleness, the fixed step beside."""
     from engine.models.linear import Linear
-    from engine.update.rate import Ease
+    from engine.update.ease import Ease
 
     x, y = streams.electricity(setting.file("electricity.csv"))
     batch = streams.dense(x, y)
@@ -180,12 +180,12 @@ def paced(ranks: int, mode: str, work_s: Any, rounds: list[int], batch: Batch, *
 
 @case("comm", "straggler")
 def straggler(setting: Setting) -> Iterator[Row]:
-    """8 logical ranks, rounds of 50 ms (slept, so that cores are free); one is 4 x slower. Rates over the mode's own calm rate.
+    """8 logical ranks, rounds of 20 ms (slept, so that cores are free); one is 4 x slower. Rates over the mode's own calm rate.
 
     Bursts: a fifth of the time some one rank is in a burst of 3 clocks. For good: rank 3 always; rates are over the calm
     rate by the sum of all ranks' speeds, 7.25 of 8. Modes are measured next to their calm run.
     """
-    ranks, unit, count = 8, 0.05, 240 if setting.long else 100
+    ranks, unit, count = 8, 0.02, 600 if setting.long else 240
     batch, rng = job_rows(), np.random.default_rng(8)
     slow, at = set[tuple[int, int]](), 10
     while at < count:  # a burst takes 12 units, so every 60 units one: a fifth of the time

@@ -27,6 +27,8 @@ def _sh(*words: str) -> None:
 
 def _down(count: int) -> None:
     for i in range(count):
+        for rail in range(2):  # a namespace lives on while a process is in it, and its links with it
+            subprocess.run(["ip", "link", "del", f"ev{rail}{i}"], capture_output=True)
         subprocess.run(["ip", "netns", "del", f"en{i}"], capture_output=True)
         shutil.rmtree(f"/etc/netns/en{i}", ignore_errors=True)
     for bridge in ("ebr0", "ebr1"):

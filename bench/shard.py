@@ -138,3 +138,6 @@ def balance_zipf(setting: Setting) -> Iterator[Row]:
         "value": "<= 1.05", "moved_share": "<= 0.005", "plan_ms": "<= 50"}, moved_share=made.moved_share,
         plan_ms=series.median() * 1e3, hashed=made.before, imbalance=true(made), replicated=len(made.replicate),
         moves=len(made.moves), slots=len(load.slot))
+
+
+import bench.access  # noqa: E402, F401  (its cases are of this bench)

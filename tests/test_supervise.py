@@ -116,7 +116,7 @@ def test_a_run_is_scaled_while_it_learns(tmp_path):
 
 
 def pulse_root(checkpoint):
-    from engine.protect import home
+    from engine.pulse import home
 
     return home("/dev/shm") / name_of(str(checkpoint))
 

@@ -16,6 +16,7 @@ def made(name, river, settings):
         "bayes": lambda: naive_bayes.GaussianNB(),
         "kmeans": lambda: cluster.KMeans(seed=1, **settings),
         "linear": lambda: scaled() | linear_model.LinearRegression(optim.SGD(settings.get("lr", 0.01))),
+        "par": lambda: scaled() | linear_model.PARegressor(**settings),
         "htr": lambda: scaled() | tree.HoeffdingTreeRegressor(**settings),
         "arfr": lambda: scaled() | forest.ARFRegressor(seed=1, **settings),
         "adwin": lambda: drift.ADWIN(**settings),

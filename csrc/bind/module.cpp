@@ -18,6 +18,7 @@ void bind_serve(py::module_&);
 void bind_parity(py::module_&);
 void bind_factor(py::module_&);
 void bind_forest(py::module_&);
+void bind_stats(py::module_&);
 void bind_delta(py::module_&);
 void bind_clean(py::module_&);
 
@@ -44,5 +45,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_parity(m);
     bind_factor(m);
     bind_forest(m);
+    bind_stats(m);
     bind_delta(m);
 }

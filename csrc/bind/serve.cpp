@@ -20,9 +20,10 @@ std::uint64_t now_ns() {
 // The owner's side: tables it answers for, the requests it has carried out, and the loop that receives them.
 class PyServer {
 public:
-    PyServer(std::int32_t rank, std::size_t ranks, std::size_t writer) : clients_(ranks) {
+    PyServer(std::int32_t rank, std::size_t ranks, std::size_t writer) : clients_(ranks), promised_(promise_bytes) {
         need(rank >= 0 && static_cast<std::size_t>(rank) < ranks, "Server: expected a rank below the number of ranks");
         server_.rank = rank, server_.ranks = ranks, server_.writer = writer, server_.clients = clients_.data();
+        server_.promised = promised_.data(), server_.promised_room = promised_.size();
         server_.now_ns = now_ns, server_.check = &engine::check::ops(engine::isa());
     }
     void add(std::size_t table, py::object node, std::uint16_t mine) {
@@ -46,7 +47,7 @@ public:
     }
     void open(const std::vector<std::uint64_t>& calls, std::uint64_t comm, std::uint64_t byte, bool wide, int any_source, int request_tag, int reply_tag,
               std::size_t frame_bytes) {
-        need(calls.size() == 4, "open: expected the addresses of MPI_Irecv, MPI_Isend, MPI_Test, MPI_Cancel");
+        need(calls.size() == 4, "open: expected the addresses of MPI_Improbe, MPI_Imrecv, MPI_Isend, MPI_Test");
         Mpi mpi{reinterpret_cast<void*>(calls[0]), reinterpret_cast<void*>(calls[1]), reinterpret_cast<void*>(calls[2]), reinterpret_cast<void*>(calls[3]),
                 comm, byte, wide, any_source, request_tag, reply_tag};
         loop_ = std::make_unique<Loop>(server_, mpi, frame_bytes);
@@ -73,7 +74,9 @@ public:
     }
 
 private:
+    static constexpr std::size_t promise_bytes = 1 << 20;  // a frame
     std::vector<Client> clients_;
+    std::vector<std::uint8_t> promised_;
     Server server_{};
     std::vector<py::object> held_;
     std::unique_ptr<Loop> loop_;
@@ -92,6 +95,10 @@ void bind_serve(py::module_& m) {
         .def("step", &PyServer::step)
         .def("stop", &PyServer::stop)
         .def("stats", &PyServer::stats);
+    m.def("call_crc", [](const Bytes& frame, std::size_t size) {
+        need(size >= sizeof(Call) && size <= static_cast<std::size_t>(frame.size()), "call_crc: expected a frame");
+        return crc_of(engine::check::ops(engine::isa()), frame.data(), size);
+    }, py::arg("frame").noconvert(), py::arg("size"));
     m.def("call_seal", [](Bytes& frame) {
         need(static_cast<std::size_t>(frame.size()) >= sizeof(Call), "call_seal: expected a frame");
         return seal(engine::check::ops(engine::isa()), writable(frame), static_cast<std::size_t>(frame.size()));

@@ -102,7 +102,7 @@ int engine_delta_encode(const void* now, const void* base, size_t n, int dtype, 
         std::vector<Row> rows(count);
         auto* to = static_cast<u8*>(out);
         const std::size_t used = engine::delta::encode(tools(), job, to + head, *size - head, rows.data(), lossy ? static_cast<u8*>(o.result) : nullptr, *work);
-        if (o.result && !lossy) std::memcpy(o.result, now, n * e->width);
+        if (n && o.result && !lossy) std::memcpy(o.result, now, n * e->width);
         Params params{};
         params.base_hash = base ? hash(base, n * e->width) : 0;
         for (const Row& row : rows) params.result_hash += row.hash;

@@ -52,7 +52,7 @@ void seal(u8* out, const Frame& f, const void* ext, const u64* shape, Row* rows,
     at += f.ext_size;
     std::memcpy(at, shape, 8u * f.ndim);
     at += 8u * f.ndim;
-    std::memcpy(at, rows, sizeof(Row) * f.chunks);
+    if (f.chunks) std::memcpy(at, rows, sizeof(Row) * f.chunks);
     std::memcpy(out, "EFRM", 4);
     put(out + 4, version);
     out[6] = f.kind, out[7] = f.codec, out[8] = f.dtype, out[9] = f.ndim;

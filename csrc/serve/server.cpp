@@ -31,6 +31,13 @@ std::uint32_t seal(const check::Ops& check, std::uint8_t* frame, std::size_t siz
     return head->crc = check.crc32c(frame, size, 0);
 }
 
+std::uint32_t crc_of(const check::Ops& check, const std::uint8_t* frame, std::size_t size) {
+    Call blank;
+    std::memcpy(&blank, frame, sizeof blank);
+    blank.crc = 0;
+    return check.crc32c(frame + sizeof blank, size - sizeof blank, check.crc32c(reinterpret_cast<const std::uint8_t*>(&blank), sizeof blank, 0));
+}
+
 namespace {
 
 struct Turn {
@@ -170,8 +177,24 @@ struct Turn {
         const Head& h = *slab().head;
         auto* at = write<std::uint32_t>(2);
         if (!at) return void(status = Status::full);
-        const std::uint64_t most = h.buckets / 8 * 7, taken = h.used.load() + h.graves.load(), free = taken < most ? most - taken : 0;
+        const std::uint64_t most = h.buckets / 8 * 7, taken = h.used.load(), free = taken < most ? most - taken : 0;
         at[0] = h.clock.load(), at[1] = static_cast<std::uint32_t>(free < 0xffffffffu ? free : 0xffffffffu);
+    }
+
+    void promise() {
+        s.promised_count = 0;
+        if (call.size > s.promised_room) return void(status = Status::full);
+        std::memcpy(s.promised, body, call.size);
+        s.promised_crc = s.check->crc32c(s.promised, call.size, 0);
+        s.promised_count = call.count;
+    }
+
+    void flip_slots() {  // count 0: what was promised, if it has the crc that the body names
+        const Ledger& l = node()->ledger;
+        bool taken = false;
+        if (call.count) taken = flip(l, body, call.count);
+        else if (s.promised_count && *read<std::uint32_t>(1) == s.promised_crc) taken = flip(l, s.promised, s.promised_count);
+        status = taken ? Status::ok : Status::conflict;
     }
 
     void unlock() {
@@ -223,7 +246,8 @@ std::size_t body_bytes(const Server& s, const Call& c) {
         }
         case Kind::commit: return (12 + 4 * width) * n;
         case Kind::stage: return (16 + 4 * width) * n;
-        case Kind::ledger: case Kind::flip: return node->ledger.change_bytes() * n;
+        case Kind::flip: return n ? node->ledger.change_bytes() * n : 4;
+        case Kind::ledger: case Kind::promise: return node->ledger.change_bytes() * n;
         case Kind::clock: return 0;
         case Kind::ask: return 4 * n;
         case Kind::lock: case Kind::release: return 16;
@@ -239,11 +263,8 @@ std::size_t handle(Server& s, const std::uint8_t* request, std::size_t size, std
     Call call;
     if (size < sizeof call || room < sizeof call) return ++s.refused, 0;
     std::memcpy(&call, request, sizeof call);
-    Call blank = call;
-    blank.crc = 0;
-    std::uint32_t crc = s.check->crc32c(reinterpret_cast<const std::uint8_t*>(&blank), sizeof blank, 0);
     if (call.magic != call_magic || call.size != size - sizeof call || call.client >= s.ranks ||
-        s.check->crc32c(request + sizeof call, call.size, crc) != call.crc || body_bytes(s, call) != call.size)
+        crc_of(*s.check, request, size) != call.crc || body_bytes(s, call) != call.size)
         return ++s.refused, 0;
     Turn t{s, call, request + sizeof call, reply, reply + sizeof call, room - sizeof call};
     switch (static_cast<Kind>(call.kind)) {
@@ -255,7 +276,8 @@ std::size_t handle(Server& s, const std::uint8_t* request, std::size_t size, std
         case Kind::commit: t.commit_rows(); break;
         case Kind::stage: t.stage_rows(); break;
         case Kind::ledger: t.count = learn(t.node()->ledger, t.body, call.count); break;
-        case Kind::flip: t.status = flip(t.node()->ledger, t.body, call.count) ? Status::ok : Status::conflict; break;
+        case Kind::flip: t.flip_slots(); break;
+        case Kind::promise: t.promise(); break;
         case Kind::ask: t.ask(); break;
         case Kind::lock: t.lock(); break;
         case Kind::release: t.unlock(); break;

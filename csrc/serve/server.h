@@ -5,7 +5,7 @@
 
 namespace engine::serve {
 
-enum class Kind : std::uint8_t { ping = 0, get = 1, apply = 2, commit = 3, stage = 4, ledger = 5, flip = 6, ask = 7, lock = 8, release = 9, recent = 10, drop = 11, clock = 12 };
+enum class Kind : std::uint8_t { ping = 0, get = 1, apply = 2, commit = 3, stage = 4, ledger = 5, flip = 6, ask = 7, lock = 8, release = 9, recent = 10, drop = 11, clock = 12, promise = 13 };
 
 struct Call {
     std::uint32_t magic;
@@ -32,6 +32,9 @@ struct Server {
     Client* clients;
     std::size_t ranks;
     std::uint64_t served, repeated, refused;  // requests carried out, recognised as done before, damaged or foreign
+    std::uint8_t* promised;  // changes told before they are to be taken, so that a flip is short; room for promised_room bytes
+    std::size_t promised_room, promised_count;
+    std::uint32_t promised_crc;
     std::uint64_t (*now_ns)();
     const check::Ops* check;
 };
@@ -39,6 +42,8 @@ struct Server {
 // Bytes of the reply, at most `room`; a frame that is not one gets none (0). Called by one thread at a time.
 std::size_t handle(Server& server, const std::uint8_t* request, std::size_t size, std::uint8_t* reply, std::size_t room);
 std::uint32_t seal(const check::Ops& check, std::uint8_t* frame, std::size_t size);
+// The crc that head and body of a frame should have.
+std::uint32_t crc_of(const check::Ops& check, const std::uint8_t* frame, std::size_t size);
 // True the first time; false where the request was carried out before.
 bool fresh(Client& client, std::uint64_t seq, std::uint64_t acked);
 void merge(Client& client, const Client& other);

@@ -12,7 +12,7 @@ namespace engine::serve {
 
 // Handles are ints (wide false) or pointers (wide true), as this MPI has them.
 struct Mpi {
-    void *irecv, *isend, *test, *cancel;
+    void *improbe, *imrecv, *isend, *test;
     std::uint64_t comm, byte;
     bool wide;
     int any_source, request_tag, reply_tag;
@@ -23,7 +23,7 @@ public:
     Loop(Server& server, const Mpi& mpi, std::size_t frame_bytes);
     ~Loop() { stop(); }
     void start(int sleep_us, int idle_us);
-    void stop();             // ends the thread, if any, and withdraws the receives
+    void stop();             // ends the thread, if any, and lets replies go
     bool step();             // true if something was done
     std::mutex& turn() { return turn_; }  // held while a request is handled
     bool running() const { return thread_.joinable(); }
@@ -31,20 +31,19 @@ public:
 
 private:
     struct Slot { std::vector<std::uint8_t> buffer; std::uint64_t request = 0; bool busy = false; };
-    void receive(Slot& slot);
-    void reply(const std::uint8_t* frame, std::size_t size, int to);
+    bool receive();          // begins to take a message, where one has come
     bool test(std::uint64_t& request);
     bool ok(int code);
+    bool sending();          // a reply is still on its way
     Slot* free_reply();
 
     Server& server_;
     Mpi mpi_;
     std::vector<Slot> in_, out_;
-    std::size_t next_ = 0;
+    std::size_t first_ = 0, taken_ = 0;  // of in_: the message that is handled next, and how many are being taken
     std::thread thread_;
     std::atomic<bool> stop_{false};
     std::atomic<int> error_{0};
-    bool posted_ = false;
     std::mutex turn_;
 };
 

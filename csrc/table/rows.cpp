@@ -93,25 +93,45 @@ static bool admitted(const Slab& s, std::uint64_t key) {
     return least >= s.head->admit;
 }
 
+// Makes a row of the key where there is none, entered; `waiting` where another made it first.
+static Status make_row(const Slab& s, std::uint64_t key, Row*& row, std::uint64_t& bucket, std::uint32_t& version) {
+    auto& making = s.head->making;
+    unsigned wait = 0;
+    for (std::uint32_t free = 0; !making.compare_exchange_weak(free, 1, std::memory_order_acquire); free = 0, rest())
+        if (++wait == patience) return Status::busy;
+    Status status = Status::waiting;
+    if (find(s, key, bucket) == none) {
+        status = Status::full;
+        if (bucket != none && s.head->used.load(std::memory_order_relaxed) * 8 < (s.mask + 1) * 7) {
+            row = s.row(bucket);
+            version = row->version.load(std::memory_order_relaxed);
+            status = Status::busy;
+            if (!(version & 1) && row->version.compare_exchange_strong(version, version + 1, std::memory_order_acquire)) {
+                status = Status::ok;
+                if (version) s.head->graves.fetch_sub(1, std::memory_order_relaxed);
+                s.head->used.fetch_add(1, std::memory_order_relaxed);
+                row->key.store(key + 1, std::memory_order_release);
+                std::atomic_thread_fence(std::memory_order_release);
+            }
+        }
+    }
+    making.store(0, std::memory_order_release);
+    return status;
+}
+
 // The row of the key, entered; made where there is none. `fresh` says that it was.
 static Status hold(const Slab& s, std::uint64_t key, bool make_it, Row*& row, std::uint64_t& bucket, std::uint32_t& version, bool& fresh) {
     for (unsigned wait = 0; wait < patience; ++wait) {
-        std::uint64_t free = none;
+        std::uint64_t free;
         bucket = find(s, key, free);
         fresh = bucket == none;
         if (fresh) {
             if (!make_it) return Status::waiting;
-            if (free == none || (s.head->used.load(std::memory_order_relaxed) + s.head->graves.load(std::memory_order_relaxed)) * 8 >= (s.mask + 1) * 7) return Status::full;
-            bucket = free;
+            const Status status = make_row(s, key, row, bucket, version);
+            if (status == Status::waiting) continue;
+            return status;
         }
         row = s.row(bucket);
-        if (fresh) {
-            version = 0;
-            if (!row->version.compare_exchange_strong(version, 1, std::memory_order_acquire)) continue;  // taken: look again
-            row->key.store(key + 1, std::memory_order_release);
-            s.head->used.fetch_add(1, std::memory_order_relaxed);
-            return Status::ok;
-        }
         if (!enter(row, version)) return Status::busy;
         if (row->key.load(std::memory_order_relaxed) == key + 1) return Status::ok;
         leave(row, version);
@@ -163,14 +183,14 @@ Status commit(const Slab& s, const std::uint64_t* keys, const std::uint32_t* exp
         if (status == Status::waiting) status = Status::conflict;
         if (status != Status::ok) break;
         if (fresh) std::memcpy(rows[i]->values(), init, 4 * s.width);
-        if (versions[i] == expected[i]) continue;
-        leave(rows[i], fresh ? 2 : versions[i]);
+        if (fresh || versions[i] == expected[i]) continue;
+        leave(rows[i], versions[i]);
         status = Status::conflict;
         break;
     }
     if (status != Status::ok) {
         *at = i;
-        while (i--) leave(rows[i], versions[i] ? versions[i] : 2);  // a row made here stays, as it began
+        while (i--) leave(rows[i], expected[i] ? versions[i] : versions[i] + 2);  // a row made here stays, as it began
         return status;
     }
     for (i = 0; i < n; ++i) {

@@ -24,6 +24,7 @@ struct Head {
     std::uint32_t width, row_bytes, writers, admit;
     alignas(64) std::atomic<std::uint64_t> generation;
     std::atomic<std::uint32_t> gate, clock, dirty;  // dirty: which sets of dirty bits are kept
+    alignas(64) std::atomic<std::uint32_t> making;  // held by the one who makes a row: no key is made twice, graves are used again
     alignas(64) std::atomic<std::uint64_t> used, graves;
 };
 
@@ -86,8 +87,9 @@ inline std::uint64_t spread(std::uint64_t key) {
 
 constexpr std::uint64_t none = ~std::uint64_t(0);
 
-// Bucket of the key, or `none`; `free` gets the first bucket that was never used.
+// Bucket of the key, or `none`; `free` gets the first bucket where a row can be made.
 inline std::uint64_t find(const Slab& s, std::uint64_t key, std::uint64_t& free) {
+    free = none;
     std::uint64_t bucket = spread(key) & s.mask;
     for (std::uint64_t i = 0; i <= s.mask; ++i, bucket = (bucket + 1) & s.mask) {
         Row* row = s.row(bucket);
@@ -95,13 +97,13 @@ inline std::uint64_t find(const Slab& s, std::uint64_t key, std::uint64_t& free)
         if (k == key + 1) return bucket;
         if (k) continue;
         if (row->version.load(std::memory_order_acquire) == 0) {
-            free = bucket;
+            if (free == none) free = bucket;
             return none;
         }
         for (unsigned wait = 0; wait < patience && row->version.load(std::memory_order_acquire) & 1 && !(k = row->key.load(std::memory_order_acquire)); ++wait) rest();
         if (k == key + 1) return bucket;
+        if (!k && free == none) free = bucket;  // a grave
     }
-    free = none;
     return none;
 }
 

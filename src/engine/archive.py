@@ -41,7 +41,8 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
         raise ConfigError("engine run --supervise: expected a verb or a launcher's line, found nothing",
                           fix="for example: engine run --supervise -n 4 train data.csv")
     if rest[0] not in verbs:
-        return run(Plan(foreign(rest), args.ranks or 1, name_of(""), args.on_loss, args.restarts, args.timeout))
+        return run(Plan(foreign(rest), args.ranks or 1, name_of(""), args.on_loss, args.restarts, args.timeout,
+                        stuck=args.stuck))
     if args.ranks is None:
         raise ConfigError("engine run: expected -n N, found no number of ranks",
                           fix="for example: engine run --supervise -n 4 train data.csv")
@@ -58,7 +59,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     mend = args.on_loss == "shrink" and config.fault.inplace
     return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi, mend=mend), args.ranks, name_of(where), args.on_loss,
                     args.restarts, args.timeout, config.checkpoint.resume == "never", bool(where), limits,
-                    config.fault.folder, 3.0 * mend))
+                    config.fault.folder, 3.0 * mend, args.stuck))
 
 
 ACTS: dict[str, Callable[[argparse.Namespace], Any]] = {}
@@ -205,7 +206,7 @@ def _newest(folder: str) -> Checkpoint:
 
 def memory_of(run: str) -> Path:
     """The folder in node memory of a run, by its checkpoint directory or its name there."""
-    from engine.protect import home
+    from engine.pulse import home
     from engine.supervise import name_of
 
     for name in (run, name_of(run)):

@@ -111,6 +111,32 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
 
 @verb
+def forecast(args: argparse.Namespace, guard: Any) -> int:
+    from engine.cluster.forecast import told
+
+    print("\n".join(told(args.ranks, args.floats, args.per_node, args.latency, args.bandwidth, args.density)))
+    return 0
+
+
+@verb
+def profile(args: argparse.Namespace, guard: Any) -> int:
+    from dataclasses import replace
+
+    from engine.job import open_source, source_options
+    from engine.source import profile as look
+
+    config = configured(args)
+    options = source_options(replace(config, data=replace(config.data, on_bad_rows="skip", missing="nan")))
+    found = look.profile(open_source(config.data.source, **options), args.rows)
+    print(json.dumps(found) if args.json else look.table(found))
+    if args.output:
+        with open(args.output, "x") as file:
+            file.write(look.starter(found, config.data.source, config.data.target))
+        print(f"{args.output}: a configuration to start from; engine train --config {args.output}", file=sys.stderr)
+    return 0
+
+
+@verb
 def doctor(args: argparse.Namespace, guard: Any) -> int:
     from engine.doctor import main as examine
 
@@ -183,7 +209,7 @@ def configured(args: argparse.Namespace) -> Any:
         words.remove(source)
         given.append(f"data.source={source}")
     for flag, setting in (("quiet", "run.quiet=true"), ("json", "run.json=true"), ("resume", "checkpoint.resume=auto"),
-                          ("follow", "data.follow=true")):
+                          ("follow", "data.follow=true"), ("reproducible", "exchange.virtual=16")):
         if getattr(args, flag, False):
             given.append(setting)
     return resolve(getattr(args, "config", None), overrides=[*given, *words])
@@ -201,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, default=0.0, metavar="S", help="stop the run after S seconds")
     run.add_argument("--supervise", action="store_true", help="start again from node memory when ranks are lost")
     run.add_argument("--on-loss", choices=("same", "shrink", "grow"), default="same", help="ranks after a loss (default same)")
+    run.add_argument("--stuck", type=int, default=3, metavar="K", help="give up after K losses in a row without a new step")
     run.add_argument("--restarts", type=int, default=100, metavar="K", help="most starts again (default 100)")
     run.add_argument("rest", nargs=argparse.REMAINDER, metavar="VERB …")
     learn = verbs.add_parser("train", help="learn a source: a file, a directory, a glob, make:…, or - for stdin")
@@ -218,8 +245,22 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("ckpt")
     score.add_argument("settings", nargs="+", metavar="SOURCE | section.key=value")
     score.add_argument("-o", "--output", default="-")
+    seen = verbs.add_parser("profile", help="what is in a stream: types, missing, ranges, drift; -o writes a configuration")
+    seen.add_argument("settings", nargs="+", metavar="SOURCE | section.key=value")
+    seen.add_argument("--target", metavar="COL", help="target column, by name or number")
+    seen.add_argument("--task", metavar="T", help="binary, multiclass or regression")
+    seen.add_argument("--rows", type=int, default=200_000, metavar="N", help="rows to look at (default 200000)")
+    seen.add_argument("--json", action="store_true")
+    seen.add_argument("-o", "--output", default="", metavar="FILE.toml")
     look = verbs.add_parser("inspect", help="what is in a checkpoint")
     look.add_argument("ckpt")
+    far = verbs.add_parser("forecast", help="what a dense exchange would cost on N ranks, by codec, from stated constants")
+    far.add_argument("ranks", type=int, metavar="N")
+    far.add_argument("--floats", type=float, default=1 << 24, metavar="K", help="float32 parameters")
+    far.add_argument("--per-node", type=int, default=64, metavar="R", help="ranks of a node")
+    far.add_argument("--latency", type=float, default=3.0, metavar="US", help="microseconds a message between nodes")
+    far.add_argument("--bandwidth", type=float, default=100.0, metavar="GBIT", help="gigabits a second of a node")
+    far.add_argument("--density", type=float, default=0.01, metavar="D", help="share of entries that topk sends")
     check = verbs.add_parser("doctor", help="what this machine has, and what to mend")
     for p in (look, check):
         p.add_argument("--json", action="store_true")
@@ -263,6 +304,7 @@ def _learning(p: argparse.ArgumentParser) -> None:
     p.add_argument("--config", metavar="FILE.toml")
     for flag, (key, name, text) in FLAGS.items():
         p.add_argument(f"--{flag}", metavar=name, help=f"{text} [{key}]")
+    p.add_argument("--reproducible", action="store_true", help="the same bits on any number of ranks [exchange.virtual=16]")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 

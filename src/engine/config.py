@@ -25,8 +25,9 @@ Every = int | float | None
 class Data:
     """What is read, how it is parsed, and which rank learns which row.
 
-    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those; `idle`:
-    a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those;
+    `idle`: a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
+    Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").
     """
 
     source: str = ""
@@ -45,6 +46,7 @@ class Data:
     piece_bytes: int = 1 << 21
     follow: bool = False
     columns: Names = ()
+    where: str = ""
     wait: float = 60.0
     idle: float = 0.0
     spool: str = ""
@@ -102,6 +104,14 @@ class Factor:
     rate_v: float | None = None
     l2_v: float = 0.0
     spread: float = 0.02
+
+
+@dataclass
+class Table:
+    """Options of `model.kind=table`: times a key comes before it has a row, rows after which an unused one goes (0 = never)."""
+
+    admit: int = 1
+    expire: int = 0
 
 
 @dataclass
@@ -165,9 +175,12 @@ class Exchange:
     With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
     `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
     (measured; `explain` logs why); `route` of dense: native (the MPI's own), ring, halving, doubling, tree, node.
+    `virtual` > 0: so many replicas however many ranks there are, summed in order: the same bits for any number of ranks
+    that divides it (`--reproducible` = 16).
     """
 
     split: str = "rows"
+    virtual: int = 0
     every: Every = None
     merge: str = "owner"
     mode: str = "bsp"
@@ -268,6 +281,7 @@ class Config:
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
     factor: Factor = field(default_factory=Factor)
+    table: Table = field(default_factory=Table)
     tree: Tree = field(default_factory=Tree)
     stats: Stats = field(default_factory=Stats)
     update: Update = field(default_factory=Update)
@@ -314,7 +328,7 @@ PATTERNS = {"exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
-LOWEST = {"update.every": 1, "update.window": 0, "update.epochs": 1,
+LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,

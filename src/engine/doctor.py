@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engine import __version__, guard
 from engine.comm import probe
@@ -250,7 +250,20 @@ def on_ranks(mine: list[Line]) -> tuple[int, list[Line]]:
     crowded = world.node_size > cores
     lines = [Line("ranks", "warn" if crowded else "ok", text + f", {world.node_size} on {cores} cores" * crowded,
                   "fewer ranks on a node, or no binding to single cores" if crowded else "")]
+    if found := measured(world):
+        lines.append(found)
     for rank, (host, failed) in enumerate(told or []):
         lines += [Line(f"{line.name}@{rank}", "fail", f"{host}: {line.found}", line.fix) for line in failed if rank]
     world.close()
     return world.rank, lines
+
+
+def measured(world: Any) -> Line | None:
+    """What one-sided access does here, and the path that follows (collective); None on one rank."""
+    from engine.comm.onesided import measure
+
+    found = measure(world)
+    if found is None:
+        return None
+    return Line("onesided", "ok" if found.atomics else "warn", found.said(),
+                "" if found.atomics else "atomics of this MPI lose counts: keep shard.onesided=served")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from functools import wraps
 from math import prod
@@ -29,6 +30,8 @@ DTYPES = {code: np.dtype(name) for code, name in {
     10: "float32", 11: "float64"}.items()}
 UNAVAILABLE = 69
 FIX = 'eval "$(python -m engine embed --env)", with the python that has the engine installed'
+MOST_FEATURES = 128  # of rows that are copied feature by feature
+SWITCH_S = 5e-5  # the solver waits at most so long for a thread that learns to hand over the interpreter
 LATER = -1  # answer of `test` while there is something to learn
 
 
@@ -55,6 +58,7 @@ class Engine:
     def __init__(self) -> None:
         self.code, self.text = 0, ""
         self.arrays: dict[str, tuple[Array | None, tuple[Any, ...]]] = {}
+        self._views: dict[tuple[str | None, str | None], tuple[Array, Array]] = {}
         self.session: Session | None = None
         self.link: Link | None = None
         self.config = Config()
@@ -91,6 +95,7 @@ class Engine:
     def publish(self, name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], strided: int, code: int,
                 device: int) -> None:
         self.arrays.pop(name, None)
+        self._views.clear()
         where = f"publish {name!r}"
         if code not in DTYPES:
             raise DataError(f"{where}: expected a dtype of {', '.join(f'{c} ({d})' for c, d in DTYPES.items())}, found {code}",
@@ -175,6 +180,7 @@ class Engine:
     def close(self) -> None:
         """Learns what is queued and frees the duplicates, where MPI still runs (collective)."""
         self.arrays.clear()
+        self._views.clear()
         session, self.session, link, self.link = self.session, None, self.link, None
         if self._mpi:
             from engine.comm import adopt
@@ -218,13 +224,25 @@ class Engine:
         if self.config.checkpoint.dir and self.config.checkpoint.resume != "never":
             session.resume(self.config.checkpoint.dir)
         if self.config.embed.asynchronous:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
             session.stream(self.config.embed.queue, self.config.embed.full)
         self.session = session
 
     def _pair(self, x: str | None, y: str | None) -> tuple[Array, Array]:
-        """Rows (n, width) and targets (n,) of two names."""
+        """Rows (n, width) and targets (n,) of two names; views are kept until an array is named anew."""
+        found = self._views.get((x, y))
+        if found is not None:
+            return found
         n, width = self._sizes(x, y)
-        return flat(self._array(x), (n, width)), flat(self._array(y), (n,))
+        first, second = self._array(x), self._array(y)
+        found = flat(first, (n, width)), flat(second, (n,))
+        if first.flags.c_contiguous and second.flags.c_contiguous and not self._foreign(x) and not self._foreign(y):
+            self._views[x, y] = found
+        return found
+
+    def _foreign(self, name: str | None) -> bool:
+        """Whether the array lies on a device, and is copied anew each time."""
+        return self.arrays[name or ""][0] is None
 
     def _sizes(self, x: str | None, y: str | None) -> tuple[int, int]:
         """Rows and features of x, where y (or the output) has the shape of the rows."""
@@ -251,7 +269,14 @@ def flat(view: Array, shape: tuple[int, ...]) -> Array:
     if view.flags.c_contiguous:
         return view.reshape(shape)
     out = np.empty(view.shape, np.float32)
-    np.copyto(out, view, casting="unsafe")
+    lead = view.ndim
+    while lead and prod(view.shape[lead:]) < shape[-1]:
+        lead -= 1
+    if len(shape) == 2 and shape[1] <= MOST_FEATURES < shape[0]:  # feature by feature: long inner loops over windows
+        for at in np.ndindex(view.shape[lead:]):
+            out[(..., *at)] = view[(..., *at)]
+    else:
+        np.copyto(out, view, casting="unsafe")
     return out.reshape(shape)
 
 

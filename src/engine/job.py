@@ -84,7 +84,8 @@ def source_options(config: Config) -> dict[str, Any]:
         options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
-    options |= {"columns": data.columns, "wait_s": data.wait, "idle_s": data.idle, "spool": lambda name: spool(config, name)}
+    options |= {"columns": data.columns, "where": data.where, "wait_s": data.wait, "idle_s": data.idle,
+                "spool": lambda name: spool(config, name)}
     return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
 
 
@@ -104,6 +105,13 @@ def interval(config: Config) -> int:
 
 def threads(config: Config) -> int:
     """Worker threads of this rank: as configured, else the cores of the affinity mask over the node's ranks."""
+    if config.exchange.virtual:
+        from engine.guard import launched
+
+        if config.exchange.virtual % launched():
+            raise ConfigError(f"exchange.virtual: expected a multiple of {launched()} ranks, found {config.exchange.virtual}",
+                              fix=f"exchange.virtual={launched() * max(1, 16 // launched())}")
+        return config.exchange.virtual // launched()
     if config.loop.threads:
         return config.loop.threads
     local = int(os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
@@ -159,6 +167,12 @@ def relearned(config: Config) -> plans.Wish:
 
 def policy(config: Config) -> Policy:
     """The chain of the strategy, behind the teacher's where there is one."""
+    u, kind = config.update, config.model.kind
+    asked = u.chain or u.teacher or u.strategy in ("partial", "distil") or (u.batch if kind == "linear" else None)
+    if asked and kind in registry.HOME and kind not in registry.GRADED:
+        raise ConfigError(f"update: chain, teacher, parts and distillation are for {', '.join(registry.GRADED)}, "
+                          f"found model.kind={kind}", fix="model.batch, model.l1, l2 and rate are those of a linear model"
+                          if kind == "linear" else "model.kind=mlp")
     recipe = plans.recipe("incremental" if config.update.strategy == "auto" else config.update.strategy, relearned(config))
     made = policies.parse(recipe.chain or "adam")
     if not config.update.teacher:

@@ -39,6 +39,15 @@ def synchronous(job: Job, update: Update, table: Array) -> None:
     job.merged = total
 
 
+def ordered(job: Job, update: Update, table: Array) -> None:
+    """The exchange of a run that is to give the same bits on any number of ranks: replicas are summed one by one, in order."""
+    began = time.perf_counter()
+    total = sync.ordered(job.link, [model.update() for model in job.team.models], combine)
+    job.team.merge(total, job.workers)
+    job.merged = total
+    job.counts.add("order_s", time.perf_counter() - began)
+
+
 class Keeper(Protocol):
     """What keeps committed steps safe: says in each vote what it holds of the step before, hears all, then takes the next."""
 

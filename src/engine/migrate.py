@@ -13,12 +13,13 @@ import numpy as np
 
 from engine.codec.call import CONFLICT, OK, encode_call
 from engine.errors import PeerError, ShardError, StoreError
+from engine.kernels import _native
 from engine.shard import move
 from engine.shards import Store
 from engine.store.table import Rows
 from engine.types import Array
 
-BLOCK_ROWS = 2048
+PROMISE_BYTES = (1 << 20) - 64
 
 
 class Mover:
@@ -40,6 +41,7 @@ class Mover:
         self.changes["owner"], self.changes["state"] = target, 0
         self.changes["epoch"] = (self.changes["epoch"] | 1) + 1
         self.frozen_s, self.closed = 0.0, False
+        self.crc: int | None = None
         self.began_s = 0.0
 
     def steps(self, **options: float) -> Generator[str, None, move.Move]:
@@ -74,6 +76,7 @@ class Mover:
                 case move.Reserve():
                     return move.Reserved(self.table.free_rows(self.target), self._count())
                 case move.Copy():
+                    self._promise()
                     self.table.watch(0)
                     return (yield from self._sent(-1))
                 case move.Catch():
@@ -100,12 +103,19 @@ class Mover:
     def _sent(self, dirty: int) -> Generator[str, None, move.Event]:
         began, size = time.monotonic(), 0
         waited = 0.0
-        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=BLOCK_ROWS):
-            self.table.put(self.target, rows)
+        under_way = None
+        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=2 * self.table.block_rows):
+            sent = self.table.put_begin(self.target, rows)
+            if under_way is not None:
+                self.table.put_end(under_way)
+            under_way = sent
             size += _bytes(rows)
-            paused = time.monotonic()
-            yield "copy" if dirty < 0 else "catchup"
-            waited += time.monotonic() - paused
+            if dirty < 0:
+                paused = time.monotonic()
+                yield "copy"
+                waited += time.monotonic() - paused
+        if under_way is not None:
+            self.table.put_end(under_way)
         return move.Sent(size, time.monotonic() - began - waited)
 
     def _freeze(self) -> move.Event:
@@ -114,22 +124,37 @@ class Mover:
         self.table.slab.gate(True)
         self.table.quiet()
         size = 0
-        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=BLOCK_ROWS):
-            self.table.put(self.target, rows)
+        sent = []
+        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
+            sent.append(self.table.put_begin(self.target, rows))
             size += _bytes(rows)
         if self.target not in self.table.near or len(self.table.near) < self.table.ranks:
-            self._hand_over_recent()
+            recent = self._recent()
+            sent_recent = self.table.post(self.target, *recent) if recent else None
+        else:
+            sent_recent = None
+        for one in sent:
+            self.table.put_end(one)
+        if sent_recent is not None and sent_recent.replies()[0].status != OK:
+            raise PeerError(f"rank {self.target} did not take the requests carried out of late")
         return move.Sent(size, time.monotonic() - self.began_s)
 
-    def _hand_over_recent(self) -> None:
+    def _recent(self) -> tuple[str, list[Array], int] | None:
         """Which requests this server has carried out, so that one sent again to the target is not carried out twice."""
-        room = 1 << 20
+        room = min(1 << 20, 64 + 144 * self.table.ranks)
         found = self.server.handle(encode_call("recent", client=self.table.rank), room)
         body = np.frombuffer(found, np.uint8)[64:]
-        if len(body):
-            self._ask("recent", [body], int(np.frombuffer(found, np.uint32, 1, 12)[0]))
+        return ("recent", [body], int(np.frombuffer(found, np.uint32, 1, 12)[0])) if len(body) else None
+
+    def _promise(self) -> None:
+        """Tells the target the entries while writers still go on, so that the flip itself is a few bytes."""
+        if self.ledger.change.itemsize * len(self.changes) <= PROMISE_BYTES:
+            status = self._ask("promise", [self.changes.view(np.uint8)], len(self.changes)).status
+            self.crc = _native.crc32c(self.changes.view(np.uint8)) if status == OK else None
 
     def _flip(self) -> bool:
+        if self.crc is not None and self._ask("flip", [np.array([self.crc], np.uint32)], 0).status == OK:
+            return True
         status = self._ask("flip", [self.changes.view(np.uint8)], len(self.changes)).status
         if status == OK:
             return True
@@ -148,7 +173,7 @@ class Mover:
 
     def _open(self, moved: bool) -> None:
         if moved:
-            self.ledger.apply(self.changes)
+            self.table.node.learn(self.changes.view(np.uint8))
             self.table.slab.bump(2)
         self.table.slab.gate(False)
         self.closed = False

@@ -15,7 +15,6 @@ import os
 import pickle
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -33,7 +32,7 @@ from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
 from engine.flush import Flush
 from engine.kernels import _native
-from engine.pulse import Pulse, die_with_parent, fence, fenced
+from engine.pulse import Pulse, die_with_parent, fence, fenced, home
 from engine.ring import Ring
 from engine.source import stream as streams
 from engine.source.live import Live, together
@@ -61,12 +60,6 @@ def run_id(config: Config) -> str:
     return ""
 
 
-def home(folder: str) -> Path:
-    """Where this user's runs are in node memory; the temporary folder where `folder` cannot be written."""
-    base = folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else tempfile.gettempdir()
-    return Path(base) / f"engine-{os.getuid()}"
-
-
 _lives: list[str] = []  # one entry a start of protection in this process: the second is a recovery in place
 
 
@@ -85,6 +78,10 @@ def start(config: Config, link: Link) -> Protection | None:
         shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
     link.barrier(name="node memory")
     return Protection(config, link, root)
+
+
+class Incomplete(StoreError):
+    """Node memory is there, but more of it is lost than copies make good: the file system is next."""
 
 
 class Protection:
@@ -166,8 +163,8 @@ class Protection:
             choice = choose(known, below=below)
             if choice is None:
                 if known:
-                    raise StoreError(f"node memory holds {len(known)} copies but no step of every shard",
-                                     where=str(self.root), fix="resume from the last checkpoint: delete that folder first")
+                    raise Incomplete(f"node memory holds {len(known)} copies but no step of every shard",
+                                     where=str(self.root), fix="resume from the last checkpoint")
                 return None
             parts = self._load(choice, known, holder, mine)
             if parts is not None:

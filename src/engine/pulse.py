@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -85,6 +86,12 @@ class Pulse:
             gone = state in ("", "Z", "X") or since != int(line[BORN])
             found.append(Sight(rank, int(line[BEAT]) / 1e9, gone, state in ("T", "t"), cpu_s))
         return found
+
+
+def home(folder: str) -> Path:
+    """Where this user's runs are in node memory; the temporary folder where `folder` cannot be written."""
+    base = folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else tempfile.gettempdir()
+    return Path(base) / f"engine-{os.getuid()}"
 
 
 def table(path: Path, shape: tuple[int, int]) -> Array:

@@ -343,6 +343,8 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
         raise ConfigError("update: relearning, drift and the gate are decided in lock-step, found exchange.mode="
                           f"{config.exchange.mode}, strategy {u.strategy}", fix="exchange.mode=bsp")
     made = drift.make(u.drift) if watched else None
+    if made and u.on_drift == "task" and not hasattr(job.team.models[0], "begin"):
+        raise ConfigError(f"update.on_drift=task: a {config.model.kind} model knows no tasks", fix="update.on_drift=retrain")
     twice = source is not None and not getattr(source, "streamed", lambda piece: False)(0)
 
     def again() -> Any:

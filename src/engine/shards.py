@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from engine.comm import service, window
+from engine.comm.onesided import measure
+from engine.comm.world import World
 from engine.errors import ConfigError
 from engine.kernels import _native
 from engine.shard.ledger import Ledger, bits_for
@@ -51,8 +53,6 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     """
     if width < 1 or rows < 1:
         raise ConfigError(f"table: expected a width and rows of at least 1, found {width} and {rows}")
-    from engine.comm.world import World
-
     node = window.nodes(link)
     mates = np.flatnonzero(node == node[link.rank]).tolist()
     if len(mates) > RANKS_A_NODE:
@@ -69,9 +69,9 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     server = _native.Server(link.rank, link.size, 2 * mates.index(link.rank) + 1)
     comm = link._comm if isinstance(link, World) else None
     held: list[Any] = []
-    if onesided == "rma":
-        if comm is None:
-            raise ConfigError("onesided=rma: expected ranks under MPI")
+    if onesided == "rma" and comm is None:
+        raise ConfigError("onesided=rma: expected ranks under MPI")
+    if onesided == "rma" or (onesided == "auto" and isinstance(link, World) and pays(link, node)):
         held.append(window.Window(comm, memory[link.rank]))
     remote: Any = service.Direct(0, [server], [threading.Lock()])
     table = Table(ledger, memory, link.rank, remote, writer=2 * mates.index(link.rank), init=init, path=onesided,
@@ -84,6 +84,14 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     elif link.size > 1:
         raise ConfigError("table: ranks of one process are opened together, by `open_group`")
     return Store(table, ledger, remote, server, node, held)
+
+
+def pays(link: World, node: Array) -> bool:
+    """Whether one-sided reads of other nodes beat requests here, by the start-up probe (collective)."""
+    if len(set(node.tolist())) == 1:
+        return False
+    found = measure(link)
+    return found is not None and found.path == "rma"
 
 
 def _slabs(link: Link, node: Array, width: int, rows: int, admit: int, folder: Path | None) -> dict[int, Array]:

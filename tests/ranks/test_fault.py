@@ -129,6 +129,16 @@ def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
 
+@pytest.mark.parametrize("every", ["1500rows", "1000000rows"])
+def test_where_node_memory_is_lost_the_file_system_is_next_and_then_the_source(tmp_path, unharmed, every):
+    code, said, told, _ = supervised(3, tmp_path, "fault.copies=0", f"checkpoint.every={every}",
+                                     ENGINE_CRASH="own:1:33:0:wipe")
+    assert code == 0, said
+    assert "no step of every shard" in said and ("resumed from" in said) == (every == "1500rows"), said
+    assert sum(e["event"] == "relaunch" for e in told) == 1
+    assert digest(tmp_path)[1] == unharmed[1]
+
+
 def test_a_run_that_is_always_lost_is_given_up_with_a_reason(tmp_path):
     crashes = ",".join(f"commit:0:1:{attempt}" for attempt in range(8))
     code, said, told, _ = supervised(2, tmp_path, ENGINE_CRASH=crashes)

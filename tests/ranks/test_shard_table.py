@@ -94,3 +94,33 @@ def test_a_rank_that_computes_is_served_by_its_thread(size, link):
     assert (store.table.get(keys) == 20).all()
     barrier(store, link)
     store.close()
+
+
+BURST = """
+import numpy as np
+from engine.comm.world import World, finish
+from engine.shards import open_table
+link = World(timeout_s=30.0)
+for mode in ("thread", "inline"):
+    store = open_table(link, width=1020, rows=4000, onesided="served", service_mode=mode, timeout_s=10.0)
+    keys = np.arange(4000, dtype=np.uint64)
+    keys = keys[store.ledger.route(keys) == 1]
+    for _ in range(3):
+        if link.rank == 0:
+            store.table.inc(keys, np.ones((len(keys), 1020), np.float32))
+            assert len(np.unique(store.table.get(keys))) == 1
+        store.remote.barrier("burst")
+    store.close()
+link.close()
+print("done", flush=True)
+finish()
+"""
+
+
+def test_a_burst_of_requests_is_answered_without_shared_memory(mpirun):
+    """Over the network module even on one node: more requests than buffers, come before anybody looks."""
+    done = mpirun(2, ["-c", BURST], timeout_s=60, MPIR_CVAR_NOLOCAL="1", UCX_TLS="tcp,self")
+    if "unreachable" in done.stderr:
+        pytest.skip("this machine has no network device but the loopback")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("done") == 2

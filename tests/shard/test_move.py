@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.comm.service import Answered
 from engine.errors import PeerError, ShardError
 from engine.migrate import Mover, take_over
 from engine.shard import move
@@ -35,6 +36,9 @@ class Faulty:
             replies += self.inner.ask([(rank, frame)], [room], name=name)
         return replies
 
+
+    def post(self, frames, rooms, *, name):
+        return Answered(self.ask(frames, rooms, name=name))
 
     def spring(self, rank, frame, room, name):
         """At the frame the trap counts down to, one end dies: before the frame arrives, or after it was carried out."""

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -220,3 +221,4 @@ class Replay(RuleBasedStateMachine):
 
 
 TestReplay = Replay.TestCase
+TestReplay.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from engine.models.linear import Linear
 from engine.types import Batch, Update
+from engine.update.ease import Ease
 from engine.update.elastic import Elastic
 from engine.update.merge import combine
-from engine.update.rate import Ease
 from engine.update.replica import Replica, damp
 
 

@@ -183,6 +183,15 @@ def test_auto_takes_what_the_budget_allows():
     assert s.events[0]["chosen"] == "retrain" and json.dumps(s.events[0]["why"])
 
 
+@pytest.mark.parametrize("settings", [
+    {"update.chain": "adam(0.1)"}, {"update.strategy": "partial", "update.parts": "1"}, {"update.batch": 8},
+    {"update.drift": "adwin", "update.on_drift": "task"}, {"model.kind": "bayes", "update.chain": "sgd(0.1)"},
+])
+def test_what_a_kind_has_no_use_for_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"model\.kind|knows no tasks"):
+        session(**settings)
+
+
 def test_names_that_are_none_are_refused():
     with pytest.raises(ConfigError, match="retrain"):
         recipe("retrian", Wish())

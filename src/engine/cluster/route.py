@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log2
 
-MARGIN = 0.05  # a codec has to promise this much over dense before it is tried at all
+WORTH = 2.0  # times dense's guess: a codec above it is not even tried; guesses of short exchanges are no better than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,10 @@ def guess(fit: Fit, ranks: int, n: int, codec: str, *, density: float = 0.01, ra
 
 
 def choose(fit: Fit, ranks: int, n: int, allowed: Sequence[str], *, density: float = 0.01) -> list[Guess]:
-    """Candidates worth a trial, the quickest first; always with dense, and no other that does not promise MARGIN over it."""
+    """Candidates worth a trial, the quickest first; always with dense, and no other that is guessed above WORTH times it."""
     dense = guess(fit, ranks, n, "dense")
     found = [guess(fit, ranks, n, name, density=density) for name in allowed if name != "dense"]
-    good = [g for g in found if g.total_s < (1 - MARGIN) * dense.total_s]
+    good = [g for g in found if g.total_s < WORTH * dense.total_s]
     return sorted([dense, *good], key=lambda g: g.total_s)
 
 

@@ -5,6 +5,7 @@ its client and a sequence number, so that one that is sent again is carried out 
 """
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,11 @@ from ..kernels import _native
 from ..types import Array
 
 MAGIC = 0x4C414345
-HEAD = np.dtype([
-    ("magic", "<u4"), ("kind", "u1"), ("op", "u1"), ("table", "<u2"), ("client", "<u4"), ("count", "<u4"), ("seq", "<u8"),
-    ("acked", "<u8"), ("rate", "<f4"), ("more", "<f4"), ("status", "<u4"), ("extra", "<u4"), ("size", "<u4"), ("epoch", "<u4"),
-    ("crc", "<u4"), ("zero", "<u4")])
+# magic, kind, op, table, client, count, seq, acked, rate, more, status, extra, size, epoch, crc, zero
+HEAD = struct.Struct("<IBBHIIQQffIIIIII")
+HEAD_BYTES = HEAD.size
 KINDS = {"ping": 0, "get": 1, "apply": 2, "commit": 3, "stage": 4, "ledger": 5, "flip": 6, "ask": 7, "lock": 8, "release": 9,
-         "recent": 10, "drop": 11, "clock": 12}
+         "recent": 10, "drop": 11, "clock": 12, "promise": 13}
 STATUS = ("ok", "moved", "busy", "full", "conflict", "waiting", "broken")
 OK, MOVED, BUSY, FULL, CONFLICT, WAITING, BROKEN = range(7)
 OPS = {"add": 0, "assign": 1, "max": 2, "sgd": 3, "adagrad": 4, "momentum": 5}
@@ -41,10 +41,10 @@ def encode_call(kind: str, parts: Sequence[Array] = (), *, table: int = 0, clien
                 acked: int = 0, op: int = 0, rate: float = 0.0, more: float = 0.0, epoch: int = 0) -> Array:
     """uint8 frame: head, then the bytes of the parts one after another."""
     size = sum(part.nbytes for part in parts)
-    frame = np.empty(HEAD.itemsize + size, np.uint8)
-    frame[: HEAD.itemsize].view(HEAD)[0] = (
-        MAGIC, KINDS[kind], op, table, client, count, seq, acked, rate, more, 0, 0, size, epoch, 0, 0)
-    at = HEAD.itemsize
+    frame = np.empty(HEAD_BYTES + size, np.uint8)
+    head = HEAD.pack(MAGIC, KINDS[kind], op, table, client, count, seq, acked, rate, more, 0, 0, size, epoch, 0, 0)
+    frame[:HEAD_BYTES] = np.frombuffer(head, np.uint8)
+    at = HEAD_BYTES
     for part in parts:
         frame[at : at + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
         at += part.nbytes
@@ -54,17 +54,15 @@ def encode_call(kind: str, parts: Sequence[Array] = (), *, table: int = 0, clien
 
 def decode_reply(frame: Array) -> Reply:
     """The reply in the first bytes of `frame`; FrameError where it is cut, damaged, or not a reply."""
-    if len(frame) < HEAD.itemsize:
-        raise FrameError(f"reply: expected {HEAD.itemsize} bytes of head, found {len(frame)}")
-    head = frame[: HEAD.itemsize].view(HEAD)[0]
-    size, crc = HEAD.itemsize + int(head["size"]), int(head["crc"])
-    if int(head["magic"]) != MAGIC:
-        raise FrameError(f"reply: expected magic {MAGIC:08x}, found {int(head['magic']):08x}")
+    if len(frame) < HEAD_BYTES:
+        raise FrameError(f"reply: expected {HEAD_BYTES} bytes of head, found {len(frame)}")
+    magic, *_, count, seq, _, _, _, status, _, size, _, crc, _ = HEAD.unpack(frame[:HEAD_BYTES].tobytes())
+    size += HEAD_BYTES
+    if magic != MAGIC:
+        raise FrameError(f"reply: expected magic {MAGIC:08x}, found {magic:08x}")
     if size > len(frame):
         raise FrameError(f"reply cut: expected {size} bytes, found {len(frame)}")
-    blank = head.copy()
-    blank["crc"] = 0
-    found = _native.crc32c(frame[HEAD.itemsize : size], _native.crc32c(blank.tobytes()))
+    found = _native.call_crc(frame, size)
     if found != crc:
         raise FrameError(f"reply crc: expected {crc:08x}, found {found:08x}")
-    return Reply(int(head["status"]), int(head["count"]), frame[HEAD.itemsize : size], int(head["seq"]))
+    return Reply(status, count, frame[HEAD_BYTES:size], seq)

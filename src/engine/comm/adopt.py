@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.errors import ConfigError, PeerError
 
-_closers: weakref.WeakSet[Any] = weakref.WeakSet()
+_closers: list[weakref.ref[Any]] = []  # in the order of opening, which is the same on every rank
 _keyval: list[int] = []
 
 
@@ -83,13 +83,15 @@ def before_finalize(owner: Any) -> None:
     MPI_Finalize deletes the attributes of MPI_COMM_SELF before anything else (MPI 4.1, 11.2.4).
     """
     module = mpi()
-    _closers.add(owner)
+    _closers[:] = [*(one for one in _closers if one() is not None), weakref.ref(owner)]
     if not _keyval:
         _keyval.append(module.Comm.Create_keyval(delete_fn=_finalizing))
         module.COMM_SELF.Set_attr(_keyval[0], True)
 
 
 def _finalizing(comm: Any, keyval: int, value: Any) -> None:
-    for owner in list(_closers):
-        owner.finalize()
+    for one in list(_closers):
+        owner = one()
+        if owner is not None:
+            owner.finalize()
 

@@ -12,12 +12,13 @@ import ctypes
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from engine.codec.call import HEAD, Reply, decode_reply
+from engine.codec.call import HEAD_BYTES, Reply, decode_reply
 from engine.comm import probe
 from engine.errors import ConfigError, PeerError
 from engine.kernels import _native
@@ -75,10 +76,8 @@ class Service:
             at = mpi._addressof(handle)
             return int((ctypes.c_uint64 if wide else ctypes.c_uint32).from_address(at).value)
 
-        calls = addresses(("MPI_Irecv", "MPI_Isend", "MPI_Test", "MPI_Cancel"))
+        calls = addresses(("MPI_Improbe", "MPI_Imrecv", "MPI_Isend", "MPI_Test"))
         self.server.open(calls, value(self._comm), value(mpi.BYTE), wide, mpi.ANY_SOURCE, REQUEST_TAG, REPLY_TAG, FRAME_BYTES)
-        if self.mode == "inline":
-            self.server.step()  # posts the receives
 
     def poll(self) -> bool:
         """Inline: answers what has come; true if something had."""
@@ -86,38 +85,16 @@ class Service:
 
     def ask(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> list[Reply]:
         """The reply to each `(rank, frame)`, in order; `rooms`: most bytes of each reply's body. PeerError when late."""
-        replies: list[Reply | None] = [None] * len(frames)
-        waiting: dict[int, list[tuple[int, Any, Any, Array]]] = {}
-        queue = list(range(len(frames)))[::-1]
-        pause = _Pause(self.timeout_s)
-        while queue or waiting:
-            while queue and len(waiting.get(frames[queue[-1]][0], ())) < IN_FLIGHT:
-                at = queue.pop()
-                rank, frame = frames[at]
-                waiting.setdefault(rank, []).append((at, *self._send(rank, frame, rooms[at])))
-            moved = False
-            for rank in list(waiting):
-                at, sent, came, room = waiting[rank][0]
-                if came.Test() and sent.Test():
-                    replies[at] = decode_reply(room)
-                    self.received += HEAD.itemsize + len(replies[at].body)  # type: ignore[union-attr]
-                    waiting[rank].pop(0)
-                    if not waiting[rank]:
-                        del waiting[rank]
-                    moved = True
-            moved |= self.poll()
-            if not moved and pause.over():
-                raise PeerError(f"rank {self.rank} waited {self.timeout_s:g} s in {name!r} for the reply of "
-                                f"rank {', '.join(map(str, sorted(waiting)))}",
-                                fix="is that rank alive, and does it call poll or run the service thread?")
-            if moved:
-                pause.reset()
-        return replies  # type: ignore[return-value]
+        return self.post(frames, rooms, name=name).replies()
+
+    def post(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> _Posted:
+        """Begins to send; `.replies()` waits for the answers. Posts to one owner are answered in the order they were made."""
+        return _Posted(self, frames, rooms, name)
 
     def _send(self, rank: int, frame: Array, room: int) -> tuple[Any, Any, Array]:
         if len(frame) > FRAME_BYTES:
             raise PeerError(f"a request of {len(frame)} bytes, more than {FRAME_BYTES}")
-        buffer = np.empty(HEAD.itemsize + room, np.uint8)
+        buffer = np.empty(HEAD_BYTES + room, np.uint8)
         came = self._comm.Irecv([buffer, self._mpi.BYTE], rank, REPLY_TAG)
         sent = self._comm.Isend([frame, self._mpi.BYTE], rank, REQUEST_TAG)
         self.sent += len(frame)
@@ -142,6 +119,57 @@ class Service:
         self._comm.Free()
 
 
+class _Posted:
+    """Requests on their way and the replies that have come; at most IN_FLIGHT to one owner, the rest follow."""
+
+    def __init__(self, service: Service, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], name: str) -> None:
+        self.service, self.frames, self.rooms, self.name = service, frames, rooms, name
+        self.found: list[Reply | None] = [None] * len(frames)
+        self.waiting: dict[int, deque[tuple[int, Any, Any, Array]]] = {}
+        self.queue = deque(range(len(frames)))
+        self.step()
+
+    def step(self) -> bool:
+        """Sends what may be sent, takes what has come; true if a reply had."""
+        while self.queue and len(self.waiting.get(self.frames[self.queue[0]][0], ())) < IN_FLIGHT:
+            at = self.queue.popleft()
+            rank, frame = self.frames[at]
+            self.waiting.setdefault(rank, deque()).append((at, *self.service._send(rank, frame, self.rooms[at])))
+        came = False
+        for rank in list(self.waiting):
+            at, sent, reply, room = self.waiting[rank][0]
+            if reply.Test() and sent.Test():
+                self.found[at] = made = decode_reply(room)
+                self.service.received += HEAD_BYTES + len(made.body)
+                self.waiting[rank].popleft()
+                if not self.waiting[rank]:
+                    del self.waiting[rank]
+                came = True
+        return came
+
+    def replies(self) -> list[Reply]:
+        pause = _Pause(self.service.timeout_s)
+        while self.queue or self.waiting:
+            if self.step() | self.service.poll():
+                pause.reset()
+            elif pause.over():
+                late = ", ".join(map(str, sorted(self.waiting)))
+                raise PeerError(f"rank {self.service.rank} waited {self.service.timeout_s:g} s in {self.name!r} for the reply "
+                                f"of rank {late}",
+                                fix="is that rank alive, and does it call poll or run the service thread?")
+        return self.found  # type: ignore[return-value]
+
+
+class Answered:
+    """Replies that are there already."""
+
+    def __init__(self, found: list[Reply]) -> None:
+        self.found = found
+
+    def replies(self) -> list[Reply]:
+        return self.found
+
+
 class Direct:
     """The same for servers of one process (tests, logical replicas): a request is a call, under the server's lock."""
 
@@ -159,7 +187,7 @@ class Direct:
         replies = []
         for (rank, frame), room in zip(frames, rooms, strict=True):
             with self._locks[rank]:
-                found = self._servers[rank].handle(frame, HEAD.itemsize + room)
+                found = self._servers[rank].handle(frame, HEAD_BYTES + room)
             if not found:
                 raise PeerError(f"rank {rank} refused a frame in {name!r}")
             replies.append(decode_reply(np.frombuffer(found, np.uint8)))
@@ -167,24 +195,27 @@ class Direct:
             self.received += len(found)
         return replies
 
+    def post(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> Answered:
+        return Answered(self.ask(frames, rooms, name=name))
+
     def close(self) -> None:
         return
 
 
 class _Pause:
-    """Waits a little longer each time nothing came: first yields, then sleeps."""
+    """MPI moves a message only while it is looked at: yields for 2 ms after the last that came, then sleeps between."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.reset()
 
     def reset(self) -> None:
-        self._began, self._looks = time.monotonic(), 0
+        self._began = time.monotonic()
 
     def over(self) -> bool:
-        self._looks += 1
-        if self._looks < 200:
+        waited = time.monotonic() - self._began
+        if waited < 2e-3:
             os.sched_yield()
             return False
-        time.sleep(5e-5 if self._looks < 4000 else 5e-4)
-        return time.monotonic() - self._began > self.timeout_s
+        time.sleep(5e-5 if waited < 0.2 else 5e-4)
+        return waited > self.timeout_s

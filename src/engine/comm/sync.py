@@ -63,6 +63,24 @@ def total(link: Link, update: Update, combine: Combine, counts: Sequence[int], w
     return unpack(np.concatenate(whole), weight, dtype)
 
 
+def ordered(link: Link, updates: Sequence[Update], combine: Combine) -> Update:
+    """Sum of every replica's Update in the order of replicas over all ranks: the same bits for any number of ranks.
+
+    Each rank holds the same number of replicas; everything travels to everyone, which is what the order costs.
+    """
+    weights = link.vote(np.array([u.weight for u in updates]), name="weights of replicas").ravel().tolist()
+    first = updates[0]
+    if first.keys is None:
+        parts = link.allgather(np.stack([u.values for u in updates]), name="updates of replicas")
+        return combine([Update(None, values, w) for values, w in zip(np.concatenate(parts), weights, strict=True)])
+    sizes = np.array([0 if u.keys is None else len(u.keys) for u in updates], np.int64)
+    counts = link.vote(sizes, name="sizes of replicas").ravel()
+    rows = np.concatenate(link.allgather(np.concatenate([pack(u) for u in updates]), name="updates of replicas"))
+    cuts = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    whole = [unpack(rows[a:b], weight, first.values.dtype) for (a, b), weight in zip(pairwise(cuts), weights, strict=True)]
+    return combine(whole)
+
+
 def _sum(parts: list[Update], combine: Combine, weight: float) -> Update:
     summed = combine(parts)
     return Update(summed.keys, summed.values, weight)

@@ -3,8 +3,8 @@
 Centres that are missing are proposed by the first rows: replicas send theirs under keys of the global order, which a sum
 leaves apart, and all take the earliest; what a replica's own clusters had goes to the nearest of those taken.
 
-A chunk is assigned to the centres as they are, then each centre moves to the weighted mean of what it had, faded by
-half a half-life at a time, and its new rows (the rule of Spark's streaming k-means).  What travels is rows and sums.
+Row by row: the nearest centre moves to the mean of its rows, each row that came before faded by `0.5 ** (1 / half_life)`.
+What travels is rows and sums.  A total over replicas fades a centre's base by the rows it had from all of them.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from engine.errors import ConfigError, DataError, ShardError, StoreError
+from engine.kernels import _native
 from engine.models import loss as losses
 from engine.models.registry import Spec, kind
 from engine.types import Array, Batch, Block, State, Update
@@ -22,7 +23,7 @@ ROWS = 0xFFFFFFFF
 
 
 class Kmeans:
-    """`k` centres of `width` columns, the first k distinct rows to begin with; `half_life` in rows (0 = never fades).
+    """`k` centres of `width` columns, the first k distinct rows to begin with; `half_life` in rows of a centre (0 = never).
 
     Scores: for `outputs` classes the log odds of each by the labels its cluster has seen; `outputs` 0: the value is the
     mean label of the cluster.  `batch`: rows assigned at once.  `nearest` gives clusters and squared distances.
@@ -44,6 +45,7 @@ class Kmeans:
     def _mark(self) -> None:
         self._base, self._base_centres = self.data.copy(), self.centres.copy()
         self._gain, self._rows = np.zeros_like(self.data), 0.0
+        self._count = np.zeros(self.k)
         self._seeds = np.full(self.k, -1)  # order of the row that a centre missing at the base began with
         self._first = np.zeros_like(self.centres)
 
@@ -70,7 +72,9 @@ class Kmeans:
         return self._scored(self.nearest(np.nan_to_num(self._x(batch)))[0])
 
     def _scored(self, cluster: Array) -> Array:
-        seen = np.concatenate([self.data[:, 1 + self.width :], np.zeros((1, max(self.outputs, 2)))])[cluster]
+        return self._shares(np.concatenate([self._labels(), np.zeros((1, max(self.outputs, 2)))])[cluster])
+
+    def _shares(self, seen: Array) -> Array:
         if not self.outputs:
             return np.asarray(seen[:, 1] / np.maximum(seen[:, 0], 1e-300), np.float32)
         share = (seen + 1e-3) / (seen.sum(axis=1, keepdims=True) + 1e-3 * self.outputs)
@@ -88,15 +92,36 @@ class Kmeans:
         fine = np.asarray(np.isfinite(x).all(axis=1))
         if not fine.all():
             self.bad += int(np.count_nonzero(~fine))
-        cluster, far = self.nearest(np.where(fine[:, None], x, 0))
-        scores = self._scored(cluster)
-        if fine.any():
-            self.distance += float(np.nansum(far[fine]))
-            if np.isnan(self.centres).any():
-                self._seed(x[fine], rows.order[fine])
-                cluster, _ = self.nearest(np.where(fine[:, None], x, 0))
-            self._move(x[fine], y[fine], cluster[fine])
-        return scores
+        if np.isnan(self.centres).any():
+            self._seed(x[fine], rows.order[fine])
+        if self.options["binary"]:
+            y = np.where(np.isfinite(y), y > 0, y).astype(np.float32)
+        seen = self._labels()
+        if not fine.any() or np.isnan(self.centres[:, 0]).all():
+            return self._shares(np.zeros((len(rows), seen.shape[1])))
+        return self._scored_rows(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32))
+
+    def _labels(self) -> Array:
+        return self.data[:, 1 + self.width :]
+
+    def _scored_rows(self, x: Array, y: Array) -> Array:
+        """Learns rows one after another; their scores are those of the clusters before the chunk."""
+        before = np.concatenate([self._labels(), np.zeros((1, max(self.outputs, 2)))])
+        cluster, far = np.empty(len(x), np.int64), np.empty(len(x))
+        there = np.flatnonzero(~np.isnan(self.centres[:, 0]))
+        data, gain, centres = (np.ascontiguousarray(a[there]) for a in (self.data, self._gain, self.centres))
+        fade = 0.5 ** (1 / self.half_life) if self.half_life else 1.0
+        try:
+            _native.kmeans_learn(data, gain, centres, bool(self.outputs), fade, x, y, cluster, far)
+        except ValueError as error:
+            raise DataError(str(error), fix="make the model with more classes (model.classes)") from None
+        self.data[there], self._gain[there], self.centres[there] = data, gain, centres
+        used = cluster >= 0
+        cluster[used] = there[cluster[used]]
+        self._count += np.bincount(cluster[used], minlength=self.k)
+        self._rows += float(used.sum())
+        self.distance += float(far[used].sum())
+        return self._shares(before[cluster])
 
     def _seed(self, x: Array, order: Array) -> None:
         """The first distinct rows become the centres that are missing."""
@@ -108,26 +133,6 @@ class Kmeans:
                 at = missing.pop(0)
                 self.centres[at] = self._first[at] = row
                 self._seeds[at] = place
-
-    def _move(self, x: Array, y: Array, cluster: Array) -> None:
-        gain = np.zeros_like(self.data)
-        np.add.at(gain[:, 0], cluster, 1.0)
-        np.add.at(gain[:, 1 : 1 + self.width], cluster, x.astype(np.float64))
-        there = np.asarray(np.isfinite(y))
-        if self.outputs:
-            label = (y[there] > 0).astype(np.intp) if self.options["binary"] else y[there].astype(np.intp)
-            if len(label) and (label.min() < 0 or label.max() >= self.outputs):
-                raise DataError(f"label: expected a class from 0 to {self.outputs - 1}, found {label.max()}",
-                                fix="make the model with more classes (model.classes)")
-            np.add.at(gain, (cluster[there], 1 + self.width + label), 1.0)
-        else:
-            np.add.at(gain[:, 1 + self.width], cluster[there], 1.0)
-            np.add.at(gain[:, 2 + self.width], cluster[there], y[there].astype(np.float64))
-        share = 0.5 ** (len(x) / self.half_life) if self.half_life else 1.0
-        self.data = self.data * share + gain
-        self._gain = self._gain * share + gain
-        self._rows += len(x)
-        self._place()
 
     def _place(self) -> None:
         n = self.data[:, 0]
@@ -160,7 +165,7 @@ class Kmeans:
         if not self.options["tracked"]:
             raise ShardError("update: this model does not track changes", fix="make it with tracked=True")
         keys = np.where(self._seeds >= 0, PROPOSED + self._seeds % (PROPOSED - 1), np.arange(self.k))
-        values = np.concatenate([self._gain, self._first], axis=1)
+        values = np.concatenate([self._gain, self._first, self._count[:, None]], axis=1)
         use = np.flatnonzero(self._gain[:, 0] > 0)
         use = use[np.argsort(keys[use])]
         count = np.zeros((1, values.shape[1]))
@@ -171,11 +176,11 @@ class Kmeans:
         """Back to the base, then the total: the new base."""
         assert total.keys is not None
         keys, width = total.keys.astype(np.int64), self._gain.shape[1]
-        gain, first = total.values[:, :width], total.values[:, width:]
-        rows = float(gain[keys == ROWS, 0].sum())
-        self.data = self._base * (0.5 ** (rows / self.half_life) if self.half_life else 1.0)
-        self.centres = self._base_centres.copy()
+        gain, first, count = total.values[:, :width], total.values[:, width:-1], total.values[:, -1]
         known, new = keys < self.k, np.flatnonzero((keys >= PROPOSED) & (keys != ROWS))
+        self.data, self.centres = self._base.copy(), self._base_centres.copy()
+        if self.half_life:
+            self.data[keys[known]] *= 0.5 ** (count[known] / self.half_life)[:, None]
         self.data[keys[known]] += gain[known]
         missing = np.flatnonzero(np.isnan(self.centres[:, 0])).tolist()
         for at in new.tolist():

@@ -14,10 +14,14 @@ from engine.errors import ConfigError
 from engine.types import Array, Model, Policy, Schema
 
 # Module of this room for each kind, imported when it is first asked for.
-HOME = {"linear": "linear", "mlp": "dense", "softmax": "dense", "factor": "factor", "tree": "forest", "forest": "forest",
-        "kmeans": "cluster", "bayes": "stats", "ridge": "stats", "torch": "torch", "jax": "jax", "sklearn": "sklearn"}
+HOME = {
+    "linear": "linear", "mlp": "dense", "softmax": "dense", "factor": "factor", "table": "table", "tree": "forest",
+    "forest": "forest", "kmeans": "cluster", "bayes": "stats", "ridge": "stats", "torch": "torch", "jax": "jax",
+    "sklearn": "sklearn",
+}
 
 
+GRADED = ("mlp", "softmax", "torch", "jax")  # kinds that learn by a chain of policies
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
 SECTION = {"forest": "tree", "kmeans": "stats", "ridge": "stats"}
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ConfigError, DataError, ShardError, StoreError
+from engine.kernels import _native
 from engine.models import loss as losses
 from engine.models import scale as scaler
 from engine.models.registry import Spec, kind
@@ -185,48 +186,46 @@ class _Chunked:
 
 
 class Bayes(_Chunked):
-    """Gaussian naive Bayes over dense columns; `floor`: share of the largest variance added to each, as scikit-learn has it."""
+    """Gaussian naive Bayes over dense columns, row by row; `floor`: share of the largest variance added to each, as
+    scikit-learn has it."""
 
-    def __init__(self, width: int, classes: int = 2, *, binary: bool = False, batch: int = 32, floor: float = 1e-9,
+    def __init__(self, width: int, classes: int = 2, *, binary: bool = False, batch: int = 4096, floor: float = 1e-9,
                  tracked: bool = True) -> None:
         super().__init__(width, batch, tracked)
         self.classes, self.binary, self.floor = classes, binary, floor
         self.data = np.zeros((classes, width, 3))
         self._base = self.data.copy()
 
-    def _joint(self, x: Array) -> Array:
-        """Log of prior times density, float64 `(n, classes)`; -inf for a class without rows."""
-        n, mean, square = self.data[:, 0, 0], self.data[:, :, 1], self.data[:, :, 2]
-        var = square / np.maximum(n, 1)[:, None]
-        var += max(self.floor * float(var.max(initial=0)), 1e-300)
-        # (x - m)^2 / v = x^2 / v - 2 x m / v + m^2 / v, about the overall mean so that the terms stay small
-        centre = mean[n > 0].mean(axis=0) if (n > 0).any() else np.zeros(self.width)
-        z, m, inverse = x - centre, mean - centre, 1 / var
-        far = (z * z) @ inverse.T - 2 * z @ (m * inverse).T + (m * m * inverse).sum(axis=1)
-        with np.errstate(divide="ignore"):
-            prior = np.log(n) - np.log(max(n.sum(), 1))
-        return np.asarray(prior - 0.5 * (far + np.log(2 * np.pi * var).sum(axis=1)))
-
     def predict(self, batch: Batch) -> Array:
         """Log odds of each class `(n, classes)`, or of the positive class `(n,)`."""
-        joint = self._joint(self._columns(batch).astype(np.float64))
-        joint[:, ~(self.data[:, 0, 0] > 0)] = -np.inf
-        if not np.isfinite(joint).any():
-            return np.zeros(len(batch) if self.binary else (len(batch), self.classes), np.float32)
-        p = losses.softmax(joint, np.asarray(self.data[:, 0, 0] > 0))
+        return self._run(batch, np.full(len(batch), np.nan, np.float32), False)
+
+    def _learn(self, rows: Batch) -> Array:
+        y = np.ascontiguousarray(rows.y, np.float32)
+        x = self._columns(rows)
+        use = np.isfinite(x).all(axis=1) & np.isfinite(y)
+        if rows.weight is not None:
+            if not np.isin(rows.weight[use], (0, 1)).all():
+                raise DataError("bayes: expected weights of 0 or 1", fix="repeat rows instead")
+            y = np.where(rows.weight > 0, y, np.float32(np.nan)).astype(np.float32)
+        self.bad += int(np.count_nonzero(~np.isnan(rows.y) & ~use))
+        self._rows += float(np.count_nonzero(use))
+        return self._run(rows, np.where(np.isnan(y), y, y > 0).astype(np.float32) if self.binary else y, True)
+
+    def _run(self, rows: Batch, y: Array, learn: bool) -> Array:
+        joint = np.empty((len(rows), self.classes))
+        x = np.ascontiguousarray(self._columns(rows), np.float32)
+        if not _native.bayes_learn(self.data, self.floor, x, y, joint, learn):
+            raise DataError(f"label: expected a class from 0 to {self.classes - 1}, found another",
+                            fix="make the model with more classes (model.classes)")
+        joint[~np.isfinite(joint).any(axis=1)] = 0  # no class has rows yet, or the row has NaN in it
+        p = np.exp(np.nan_to_num(joint, nan=-np.inf) - joint.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
         if self.binary:
             p = np.clip(p, losses.FLOOR, 1)
             return np.ascontiguousarray(np.log(p[:, 1]) - np.log(p[:, 0]), np.float32)
         p = np.clip(p, losses.FLOOR, 1 - losses.FLOOR)
         return (np.log(p) - np.log1p(-p)).astype(np.float32)
-
-    def _take(self, x: Array, y: Array, weight: Array | None) -> None:
-        y = (y > 0).astype(np.intp) if self.binary else y.astype(np.intp)
-        if y.min() < 0 or y.max() >= self.classes:
-            raise DataError(f"label: expected a class from 0 to {self.classes - 1}, found {y.max()}",
-                            fix="make the model with more classes (model.classes)")
-        for c in np.unique(y):
-            self.data[c] = scaler.join(self.data[c], moments(x[y == c]))
 
     def link(self, scores: Array) -> Array:
         return losses.sigmoid(scores).astype(np.float32)
@@ -360,7 +359,7 @@ def build_bayes(spec: Spec) -> Bayes:
     if spec.schema.task == "regression":
         raise ConfigError("bayes: expected classes, found a regression task", fix="model.kind=ridge")
     binary = spec.schema.task == "binary"
-    return Bayes(spec.schema.width, 2 if binary else spec.classes, binary=binary, **_dense(spec))
+    return Bayes(spec.schema.width, 2 if binary else spec.classes, binary=binary, tracked=_dense(spec)["tracked"])
 
 
 @kind("ridge")

@@ -18,10 +18,13 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     mode, _, number = config.exchange.mode.partition(":")
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
-    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact"):
+    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact" and not config.exchange.virtual):
         return loop.run(job)
     _check(config, mode)
     power = config.exchange.damp
+    if config.exchange.virtual:
+        job.exchange = loop.ordered
+        return loop.run(job)
     if mode in ("bsp", "local"):
         from engine.modes import coding
         from engine.modes.local import Outer
@@ -68,6 +71,9 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
 
 
 def _check(config: Config, mode: str) -> None:
+    if config.exchange.virtual and (mode != "bsp" or config.exchange.codec != "exact" or config.data.rule != "deal"):
+        raise ConfigError(f"exchange.virtual: expected mode bsp, codec exact and rule deal, found {mode}, "
+                          f"{config.exchange.codec} and {config.data.rule}", fix="leave them at their defaults")
     if config.exchange.split == "keys":
         raise ConfigError(f"exchange.mode={mode}: with exchange.split=keys the workers share one model",
                           fix="exchange.split=rows, or exchange.mode=bsp")

@@ -21,7 +21,7 @@ from engine.cluster.adapt import Review
 from engine.cluster.stale import Arrived, Board, Commit, Pause, Resume, advance, shares, start
 from engine.modes.post import Letter, Post
 from engine.types import Array, Batch
-from engine.update.rate import Ease
+from engine.update.ease import Ease
 from engine.update.replica import Replica, damp
 
 TAG = 128

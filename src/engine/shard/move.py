@@ -19,7 +19,7 @@ from typing import Literal
 
 PHASES = ("prepare", "copy", "catchup", "freeze", "flip", "drain", "done", "failed")
 Phase = Literal["prepare", "copy", "catchup", "freeze", "flip", "drain", "done", "failed"]
-ROUNDS = 20
+ROUNDS, PATIENT = 20, 8
 SHRINK = 0.8
 
 
@@ -169,7 +169,7 @@ def _counted(state: Move, event: Sent) -> Move:
 def _round(state: Move, took: float) -> tuple[Move, list[Action]]:
     """Freeze after a short round; or when rounds do not shrink any more and the freeze is bearable; else give up."""
     state = replace(state, rounds=state.rounds + 1)
-    stuck = state.rounds >= ROUNDS or (state.rounds > 2 and took > SHRINK * state.last_s)
+    stuck = state.rounds >= ROUNDS or (state.rounds > PATIENT and took > SHRINK * state.last_s)
     if took <= state.short_s or (stuck and took <= state.freeze_s):
         return replace(state, phase="freeze"), [Freeze()]
     if state.rounds >= ROUNDS:

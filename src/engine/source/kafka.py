@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +22,7 @@ from engine.source.schema import Plan
 
 FETCH = 10_000  # messages a poll takes at most
 WAIT_S = 30.0
+trouble = methodcaller("error")
 ROW_BITS = 20  # of a mark: rows of one message
 
 
@@ -61,16 +63,15 @@ class Partition:
         if not self._begun:
             self._consumer.assign([self._kafka.TopicPartition(self.topic, self.partition, self._next)])
             self._begun = True
-        texts, offsets, last = [], [], -1
-        for message in self._consumer.consume(FETCH, 0.0):
-            error = message.error()
-            if error is not None:
-                self._trouble(error)
-                continue
-            texts.append(message.value() or b"")
-            last = message.offset()
-            offsets.append(last)
-        return self._rows(texts, offsets, last) if texts else None
+        found = self._consumer.consume(FETCH, 0.0)
+        if not found:
+            return None
+        if any(map(trouble, found)):
+            for error in (message.error() for message in found):
+                if error is not None:
+                    self._trouble(error)
+            found = [message for message in found if message.error() is None]
+        return self._rows(found) if found else None
 
     def _trouble(self, error: Any) -> None:
         """A broker that is away comes back: librdkafka tries again by itself. What cannot mend is raised by name."""
@@ -81,17 +82,26 @@ class Partition:
         if error.fatal() or error.code() in (kafka.UNKNOWN_TOPIC_OR_PART, kafka.TOPIC_AUTHORIZATION_FAILED):
             raise PeerError(f"kafka: {error}", where=self.name, fix="check the topic and the broker")
 
-    def _rows(self, texts: list[bytes], offsets: list[int], last: int) -> Portion | None:
+    def _rows(self, messages: list[Any]) -> Portion | None:
         """Rows of the messages; the mark of a row is its message's offset and its place among the message's rows."""
-        ends = [text if text.endswith(b"\n") else text + b"\n" for text in texts]
-        found = self._lines.rows(b"".join(ends), self.name, 0)
+        texts = [message.value() or b"" for message in messages]
+        first, last, n = messages[0].offset(), messages[-1].offset(), len(messages)
+        data = b"\n".join(texts) + b"\n"  # a message with a line end of its own leaves an empty line, which is passed over
+        found = self._lines.rows(data, self.name, 0)
         self._next = last + 1
         if found is None:
             return None
-        starts = np.concatenate([[0], np.cumsum([len(text) for text in ends])])
-        message = np.searchsorted(starts, found.marks[:-1], "right") - 1
-        begins = np.searchsorted(message, message)  # of each row, the first row of its message
-        found.marks[:-1] = (np.array(offsets, np.int64)[message] << ROW_BITS) + np.arange(len(message)) - begins
+        if last - first == n - 1:
+            offsets = np.arange(first, last + 1)
+        else:  # compacted topics and transactions leave holes
+            offsets = np.array([message.offset() for message in messages], np.int64)
+        if len(found.batch) == n == data.count(b"\n"):
+            found.marks[:-1] = offsets << ROW_BITS
+        else:
+            starts = np.cumsum([0, *(len(text) + 1 for text in texts)])
+            message = np.searchsorted(starts, found.marks[:-1], "right") - 1
+            begins = np.searchsorted(message, message)  # of each row, the first row of its message
+            found.marks[:-1] = (offsets[message] << ROW_BITS) + np.arange(len(message)) - begins
         found.marks[-1] = (last + 1) << ROW_BITS
         skip, self._skip = self._skip, 0
         if skip:

@@ -15,20 +15,24 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
 
-from engine.errors import DataError
+from engine.errors import DataError, StoreError
 from engine.source.feed import At, Lines, Portion
 from engine.source.stream import unpack
-from engine.types import Batch
+from engine.types import Batch, join
 
 HELLO = b"#engine "
 FRAME = struct.Struct("<4sIQ")
 MAGIC = b"EROW"
 READ_BYTES = 1 << 20
 FRAME_BYTES_MAX = 1 << 28
+HELD_BYTES = 4 << 20  # handed out, not being written yet
+WRITE_S = 60.0
 
 
 class Keep(Protocol):
@@ -75,6 +79,10 @@ class Listener:
         self._senders: dict[str, int] = {} if spool is None else spool.senders
         self._rows = 0 if spool is None else spool.next
         self._replay: Iterator[tuple[int, Batch]] | None = None
+        self._held: list[tuple[Batch | None, Talk, int]] = []  # taken, not in the spool yet
+        self._held_bytes = 0
+        self._writer = None if spool is None else ThreadPoolExecutor(1, "spool")
+        self._writing: Future[list[tuple[Talk, int]]] | None = None
         self._talks: dict[int, Talk] = {}
         self._ready: deque[Talk] = deque()
         self._bind()
@@ -114,8 +122,10 @@ class Listener:
             if found is not None:
                 return Portion(found[1], np.arange(found[0], found[0] + len(found[1]) + 1))
             self._replay = None
-        if self.spool is not None and self.spool.full:
-            return None  # the sender's own buffers fill, and it waits
+        if self.spool is not None:
+            self._settle()
+            if self.spool.full or self._held_bytes >= HELD_BYTES:
+                return None  # the sender's own buffers fill, and it waits
         for key, _ in self._select.select(0):
             if key.fileobj is self._door:
                 self._accept()
@@ -178,11 +188,13 @@ class Listener:
         talk.count += count
         if talk.name:
             self._senders[talk.name] = talk.count
-        if batch is not None and self.spool is not None:
-            self.spool.append(batch, sender=talk.name, count=talk.count)
-            self.spool.sync()
-        if talk.name:
-            self._tell(talk)
+        if self.spool is not None:
+            self._held.append((batch, talk, talk.count))
+            self._held_bytes += 0 if batch is None else sum(
+                data.nbytes for data in (batch.x, batch.keys, batch.values, batch.y) if data is not None)
+            self._settle()
+        elif talk.name:
+            self._tell(talk, talk.count)
         if batch is None:
             return None
         before, self._rows = self._rows, self._rows + len(batch)
@@ -199,13 +211,51 @@ class Listener:
             name, _, given = line[len(HELLO) :].decode("utf-8", "replace").strip().partition(" ")
             talk.name = name
             talk.count = self._senders.get(name, 0 if self.spool is not None or not given.isdigit() else int(given))
-            self._tell(talk)
+            self._tell(talk, talk.count)
         talk.begun = True
         return True
 
-    def _tell(self, talk: Talk) -> None:
+    def _tell(self, talk: Talk, count: int) -> None:
         with contextlib.suppress(OSError):  # where it has gone, it asks when it comes back
-            talk.end.send(f"{talk.count}\n".encode())
+            talk.end.send(f"{count}\n".encode())
+
+    def _settle(self) -> None:
+        """Starts writing what is held when the last writing is done, and tells senders what that made durable.
+
+        So the faster rows come, the more of them share a record and a sync.
+        """
+        if self._writing is not None and self._writing.done():
+            for talk, count in self._writing.result():
+                self._tell(talk, count)
+            self._writing = None
+        if self._writing is None and self._held and self._writer is not None:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._writing = self._writer.submit(self._write, held)
+
+    def _write(self, held: list[tuple[Batch | None, Talk, int]]) -> list[tuple[Talk, int]]:
+        """In the writing thread: one record for consecutive rows of a sender, one sync for all."""
+        assert self.spool is not None
+        told: dict[int, tuple[Talk, int]] = {}
+        for _, group in groupby(held, key=lambda one: id(one[1])):
+            part = list(group)
+            talk, count = part[-1][1], part[-1][2]
+            batches = [batch for batch, _, _ in part if batch is not None]
+            if batches:
+                self.spool.append(join(batches), sender=talk.name, count=count)
+            if talk.name:
+                told[id(talk)] = (talk, count)
+        self.spool.sync()
+        return list(told.values())
+
+    def settle(self) -> None:
+        """Returns when all rows that were handed out are durable: a cursor may then name them."""
+        while self._held or self._writing is not None:
+            if self._writing is not None:
+                wait([self._writing], timeout=WRITE_S)
+                if not self._writing.done():
+                    raise StoreError(f"writing rows to the spool takes more than {WRITE_S:g} s", where=self.name,
+                                     fix="check the disk")
+            self._settle()
 
     def _text(self, talk: Talk) -> tuple[Batch | None, int]:
         assert self._lines is not None
@@ -223,34 +273,41 @@ class Listener:
         return (None if found is None else found.batch), count
 
     def _frames(self, talk: Talk) -> tuple[Batch | None, int]:
-        if len(talk.data) < FRAME.size:
-            return None, 0
-        magic, size, first = FRAME.unpack_from(talk.data)
-        if magic != MAGIC or size > FRAME_BYTES_MAX:
-            raise DataError(f"expected a frame `EROW`, found {bytes(talk.data[:16])!r}",
-                            where=f"{self.name} from {talk.name or talk.peer}",
-                            fix="send with engine.source.send.Sender, or say data.format=csv")
-        if len(talk.data) < FRAME.size + size:
-            return None, 0
-        body = np.frombuffer(bytes(memoryview(talk.data)[FRAME.size : FRAME.size + size]), np.uint8)
-        del talk.data[: FRAME.size + size]
-        batch = unpack(body)
-        if talk.name:
-            if first > talk.count:
-                raise DataError(f"expected row {talk.count} of the sender, found row {first}: rows between are lost",
-                                where=f"{self.name} from {talk.name}", fix="send from the count that is told")
-            batch = batch.slice(min(len(batch), talk.count - first), len(batch))
-        self._stats["rows"] += len(batch)
-        return (batch if len(batch) else None), len(batch)
+        """The rows of all whole frames that have come, as one batch."""
+        parts, at, given = [], 0, talk.count
+        with memoryview(talk.data) as data:
+            while len(data) - at >= FRAME.size:
+                magic, size, first = FRAME.unpack_from(data, at)
+                if magic != MAGIC or size > FRAME_BYTES_MAX:
+                    raise DataError(f"expected a frame `EROW`, found {bytes(data[at : at + 16])!r}",
+                                    where=f"{self.name} from {talk.name or talk.peer}",
+                                    fix="send with engine.source.send.Sender, or say data.format=csv")
+                if len(data) - at < FRAME.size + size:
+                    break
+                batch = unpack(np.frombuffer(data[at + FRAME.size : at + FRAME.size + size], np.uint8).copy())
+                at += FRAME.size + size
+                if talk.name and first > given:
+                    raise DataError(f"expected row {given} of the sender, found row {first}: rows between are lost",
+                                    where=f"{self.name} from {talk.name}", fix="send from the count that is told")
+                if talk.name:
+                    batch = batch.slice(min(len(batch), given - first), len(batch))
+                if len(batch):
+                    parts.append(batch)
+                    given += len(batch)
+        del talk.data[:at]
+        self._stats["rows"] += given - talk.count
+        return (join(parts) if parts else None), given - talk.count
 
     def committed(self, at: At) -> None:
         if self.spool is not None:
             self.spool.trim(at[1])
 
     def close(self) -> None:
+        self.settle()
         for talk in self._talks.values():
             talk.end.close()
         self._select.close()
         self._door.close()
-        if self.spool is not None:
+        if self.spool is not None and self._writer is not None:
+            self._writer.shutdown()
             self.spool.close()

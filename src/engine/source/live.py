@@ -71,6 +71,18 @@ class LiveSource:
         """Feeds are closed by the stream that polls them."""
 
 
+def from_rows(rows: Any, schema: Schema, *, dealt: bool = False) -> LiveSource:
+    """A source of what an iterator gives: Batches, (x, y) arrays, single rows, or None where nothing has come yet.
+
+    Every rank has its own iterator; `dealt`: rank 0's alone, its rows are dealt to all.
+
+    >>> for event in session.fit(from_rows(zip(x, y), Schema(8, False, "binary"))): ...
+    """
+    from engine.source.feed import Given
+
+    return LiveSource(schema, lambda rank, size: [Given(rows, f"iterator {rank}")], dealt=dealt)
+
+
 class Live:
     """This rank's rows of a live source, step by step; the job's stream (see `loop.run`).
 
@@ -199,7 +211,9 @@ class Live:
 
     @property
     def cursors(self) -> dict[str, At]:
-        """This rank's feeds as they stand; feeds that nobody reads any more keep the cursor they had."""
+        """This rank's feeds as they stand, what was taken made durable; feeds that nobody reads keep the cursor they had."""
+        for feed in self._feeds:
+            getattr(feed, "settle", lambda: None)()
         return {**self._known, **self._at}
 
     def committed(self) -> None:

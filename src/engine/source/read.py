@@ -12,6 +12,7 @@ from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
 from engine.source.schema import Plan, Task, csv_plan, libsvm_plan, named_plan
+from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
 HEAD_BYTES = 1 << 20
@@ -19,7 +20,7 @@ HEAD_BYTES = 1 << 20
 
 def files(spec: str) -> list[str]:
     """Paths a spec names, sorted; DataError where there are none."""
-    if spec == "-":
+    if spec == "-" or "://" in spec:
         return [spec]
     found = sorted(glob.glob(os.path.join(glob.escape(spec), "*"))) if os.path.isdir(spec) else [spec]
     if not os.path.exists(spec):
@@ -65,12 +66,13 @@ def open_source(
     missing: str = "zero",
     first: int | None = None,
     quoted_newlines: bool = False,
-    plan: Plan | None = None,
+    plan: Any = None,
     columns: Sequence[str] = (),
     wait_s: float = 60.0,
     idle_s: float = 0.0,
     spool: Callable[[str], Any] = lambda name: None,
-) -> LiveSource | TextSource | ArraySource | MakeSource:
+    where: str = "",
+) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
@@ -89,6 +91,9 @@ def open_source(
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
                         quoted_newlines=quoted_newlines)
 
+    if tabular(spec):
+        return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
+                          plan=plan)
     if live(spec):
         options = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
                    "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
@@ -98,6 +103,10 @@ def open_source(
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
         return from_files(paths, task=task, piece_rows=piece_rows)
     begun = b""
+    if plan is None and spec == "-" and columns:  # what comes is said: nothing has to be waited for
+        plan = named_plan(columns, spec, {"format": format, "task": task, "labels": labels, "target": target, "header": header,
+                                          "delimiter": delimiter, "categorical": categorical, "missing": missing,
+                                          "hash_bits": hash_bits})
     if plan is None:
         if spec == "-":
             begun = open_stream(spec).read(HEAD_BYTES)

@@ -40,6 +40,11 @@ def open_stream(path: str) -> BinaryIO:
     if path == "-":
         host, _, given = os.environ.get("ENGINE_STDIN", "").partition(":")
         return open(given, "rb") if given and host == os.uname().nodename else sys.stdin.buffer
+    if "://" in path:
+        from engine.source.table import opened
+
+        found: Any = opened(path)
+        return gzip.open(found, "rb") if path.endswith(".gz") else found
     try:
         return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
@@ -61,7 +66,7 @@ class Rejoined(io.RawIOBase):
         if len(self._begun):
             part, self._begun = self._begun[: len(room)], self._begun[len(room) :]
         else:
-            part = memoryview(self._rest.read(len(room)))
+            part = memoryview(getattr(self._rest, "read1", self._rest.read)(len(room)))  # what there is, without waiting
         room[: len(part)] = part
         return len(part)
 
@@ -301,7 +306,8 @@ class TextSource:
         try:
             offset = self._body_of(stream, self.paths[file])
             rest = self._pending
-            while part := stream.read(self.piece_bytes):
+            read = getattr(stream, "read1", stream.read) if self.paths[file] == "-" else stream.read
+            while part := read(self.piece_bytes):
                 rest += part
                 if cut := self._cut(rest):
                     yield offset, rest[:cut]
@@ -344,7 +350,7 @@ class TextSource:
         line = data.count(b"\n", 0, at) + 1
         name = self.plan.names[column] if 0 <= column < len(self.plan.names) else str(column)
         found = data[at : at + 200].split(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
-        if path != "-" and not path.endswith(".gz"):
+        if os.path.isfile(path) and not path.endswith(".gz"):
             with open(path, "rb") as text:
                 left = offset
                 while left and (part := text.read(min(left, 1 << 20))):

@@ -3,7 +3,8 @@
 A spool is a folder of segments `<first row, 20 digits>.rows`; a segment is a sequence of records
 
     magic `SPL1` | crc32c of the next 28 bytes u32 | crc32c of name and frames u32 | length of these u32 | rows u32
-    | first row u64 | sender's count u64 | sender's name u16 length, text | frames of rows (docs/format.md, kind rows) | `END1`
+    | first row u64 | sender's count u64 | sender's name u16 length, text | frames of rows (docs/format.md), or plain arrays
+    | `END1`
 
 A record cut short at the end of the last segment (or zeros there, after a power failure) was never acknowledged and is cut
 off; damage anywhere else is refused by name. Rows before the cursor that all kept checkpoints have passed are dropped a
@@ -15,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -30,20 +32,49 @@ from engine.types import Batch
 MAGIC, END = b"SPL1", b"END1"
 HEAD = struct.Struct("<4sIIIIQQ")
 SEGMENT_BYTES = 64 << 20
+PLAIN = 1 << 31
+PROBE, PAYS = 64, 0.8  # a record in 64 is tried; coded where it is a fifth smaller
 
 
-def pack(batch: Batch) -> bytes:
-    """A batch as frames: one of what every row has, for sparse rows a second of the entries."""
+def columns(batch: Batch) -> list[dict[str, Any]]:
+    """The arrays of a batch in groups of equal length: what every row has, then the entries of sparse rows."""
     rows: dict[str, Any] = {"y": batch.y}
     if batch.weight is not None:
         rows["weight"] = batch.weight
     if batch.x is not None:
-        parts = [rows_encode({**rows, "x": batch.x}, fast=True)]
-    else:
-        assert batch.indptr is not None
-        entries = {"keys": batch.keys} | ({} if batch.values is None else {"values": batch.values})
-        parts = [rows_encode({**rows, "count": np.diff(batch.indptr)}, fast=True), rows_encode(entries, fast=True)]  # type: ignore[arg-type]
-    return b"".join(struct.pack("<I", len(part)) + part.tobytes() for part in parts)
+        return [{**rows, "x": batch.x}]
+    assert batch.indptr is not None
+    entries = {"keys": batch.keys} | ({} if batch.values is None else {"values": batch.values})
+    return [{**rows, "count": np.diff(batch.indptr)}, entries]
+
+
+def pack(batch: Batch, *, plain: bool = False) -> bytes:
+    """A batch as frames of the row codec, or `plain`: arrays as they are, where coding would not make them smaller."""
+    return b"".join(parts(batch, plain))
+
+
+def parts(batch: Batch, plain: bool) -> list[Any]:
+    """The buffers that `pack` joins, not copied."""
+    found: list[Any] = []
+    for group in columns(batch):
+        if plain:
+            for name, data in group.items():
+                array = np.ascontiguousarray(data)
+                text = f"{name} {array.dtype.str} {','.join(map(str, array.shape))}".encode()
+                found += [struct.pack("<I", PLAIN | len(text)) + text, array.reshape(-1).view(np.uint8).data]
+        else:
+            frame = rows_encode(group, fast=True)
+            found += [struct.pack("<I", len(frame)), frame.data]
+    return found
+
+
+def _plain(data: memoryview, size: int) -> tuple[str, Any, int]:
+    """(name, array, bytes used) of a plain array whose head has `size` bytes."""
+    name, kind, shape = bytes(data[4 : 4 + size]).decode().split(" ")
+    sides = tuple(map(int, shape.split(",")))
+    count = int(np.prod(sides))
+    array = np.frombuffer(data, np.dtype(kind), count, 4 + size).reshape(sides)
+    return name, array, 4 + size + array.nbytes
 
 
 def unpack(data: memoryview) -> Batch:
@@ -51,8 +82,12 @@ def unpack(data: memoryview) -> Batch:
     found: dict[str, Any] = {}
     while len(data):
         (size,) = struct.unpack_from("<I", data)
-        found |= rows_decode(data[4 : 4 + size])
-        data = data[4 + size :]
+        if size & PLAIN:
+            name, found[name], used = _plain(data, size ^ PLAIN)
+        else:
+            used = 4 + size
+            found |= rows_decode(data[4:used])
+        data = data[used:]
     y, count = found["y"], found.pop("count", None)
     indptr = None if count is None else np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     return Batch(y, np.arange(len(y), dtype=np.int64), np.full(len(y), np.nan, np.float32), x=found.get("x"), indptr=indptr,
@@ -90,12 +125,14 @@ class Spool:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.next, self._file, self._first, self._written, self._end, self._dirty = 0, -1, 0, 0, 0, False
         self.senders: dict[str, int] = {}
+        self._records, self._coded, self._total = 0, True, 0
+        self._lock = threading.Lock()  # one thread appends and syncs, another trims
         self._segments: dict[int, int] = {}  # first row -> bytes
         self._recover()
 
     @property
     def size_bytes(self) -> int:
-        return sum(self._segments.values())
+        return self._total
 
     @property
     def full(self) -> bool:
@@ -103,22 +140,35 @@ class Spool:
 
     def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None:
         """Write rows behind those there; `count`: what the named sender has given by then. Not durable before `sync`."""
+        with self._lock:
+            self._append(batch, sender, count)
+
+    def _append(self, batch: Batch, sender: str, count: int) -> None:
         name = sender.encode()
-        body = struct.pack("<H", len(name)) + name + pack(batch) + END
-        head = HEAD.pack(MAGIC, 0, _native.crc32c(body), len(body), len(batch), self.next, count)
-        record = MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:] + body
+        if self._records % PROBE == 0:  # does coding these rows pay? else they go as they are, for less than a copy's price
+            some = batch.slice(0, min(len(batch), 4096))
+            self._coded = len(pack(some)) < PAYS * len(pack(some, plain=True))
+        self._records += 1
+        body = [struct.pack("<H", len(name)) + name, *parts(batch, not self._coded), END]
+        crc, size = 0, sum(map(len, body))
+        for part in body:
+            crc = _native.crc32c(part, crc)
+        head = HEAD.pack(MAGIC, 0, crc, size, len(batch), self.next, count)
+        record = [MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:], *body]
         if self._file < 0 or self._written >= self._segment_bytes:
             self._begin()
         try:
-            done = 0
-            while done < len(record):
-                done += os.write(self._file, memoryview(record)[done:])
+            for part in record:
+                left = memoryview(part)
+                while len(left):
+                    left = left[os.write(self._file, left) :]
         except OSError as error:
             os.ftruncate(self._file, self._written)
             fix = "free space, or move the spool; unacknowledged rows are still with their senders"
             raise StoreError(f"cannot write to the spool: {error.strerror}", where=str(self.folder),
                              fix=fix if error.errno == errno.ENOSPC else "check the disk") from error
-        self._written += len(record)
+        self._written += HEAD.size + size
+        self._total += HEAD.size + size
         self._segments[self._first] = self._written
         self.next += len(batch)
         self._dirty = True
@@ -127,12 +177,16 @@ class Spool:
 
     def sync(self) -> None:
         """What was appended survives a crash from here on: now it may be acknowledged."""
+        with self._lock:
+            self._sync()
+
+    def _sync(self) -> None:
         if self._dirty:
             os.fdatasync(self._file)
             self._dirty = False
 
     def _begin(self) -> None:
-        self.close()
+        self._shut()
         self._first, path = self.next, self.folder / f"{self.next:020d}.rows"
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
         self._written = self._segments[self._first] = os.fstat(self._file).st_size
@@ -149,18 +203,20 @@ class Spool:
         for place, first in enumerate(starts):
             if place + 1 < len(starts) and starts[place + 1] <= row:
                 continue
-            for at, count, body, _, _ in self._records(self.folder / f"{first:020d}.rows", place + 1 == len(starts)):
+            for at, count, body, _, _ in self._walk(self.folder / f"{first:020d}.rows", place + 1 == len(starts)):
                 if at + count > row:
                     batch = unpack(body)
                     yield max(at, row), batch.slice(max(0, row - at), count)
 
     def trim(self, row: int) -> None:
         """Rows before `row` are in a checkpoint: whole segments of them go, except where they are kept."""
-        starts = sorted(self._segments)
-        for first, after in pairwise(starts):
-            if after <= row and not self.keep:
-                (self.folder / f"{first:020d}.rows").unlink(missing_ok=True)
-                del self._segments[first]
+        with self._lock:
+            if self.next <= row and self._written > self._segment_bytes // 2 and not self.keep:
+                self._begin()
+            for first, after in pairwise(sorted(self._segments)):
+                if after <= row and not self.keep:
+                    (self.folder / f"{first:020d}.rows").unlink(missing_ok=True)
+                    self._total -= self._segments.pop(first)
 
     def _recover(self) -> None:
         paths = sorted(self.folder.glob("*.rows"))
@@ -170,7 +226,7 @@ class Spool:
             if first != self.next:
                 raise StoreError(f"expected a segment from row {self.next}, found one from row {first}", where=str(path),
                                  fix="bring the absent segment back, or start with an empty spool")
-            for _, count, _, sender, given in self._records(path, place + 1 == len(paths)):
+            for _, count, _, sender, given in self._walk(path, place + 1 == len(paths)):
                 self.next += count
                 end = self._end
                 if sender:
@@ -178,11 +234,12 @@ class Spool:
             self._segments[first] = end
             if end < path.stat().st_size:
                 os.truncate(path, end)
+        self._total = sum(self._segments.values())
         if paths:
             self._first, self._written = int(paths[-1].stem), self._segments[int(paths[-1].stem)]
             self._file = os.open(paths[-1], os.O_RDWR | os.O_APPEND)
 
-    def _records(self, path: Path, last: bool) -> Iterator[tuple[int, int, memoryview, str, int]]:
+    def _walk(self, path: Path, last: bool) -> Iterator[tuple[int, int, memoryview, str, int]]:
         """(first row, rows, body, sender, its count) of a segment; a torn end of the last segment ends it."""
         data, at = memoryview(path.read_bytes()), 0
         while at < len(data):
@@ -200,7 +257,11 @@ class Spool:
             yield first, rows, body[width:], bytes(body[2:width]).decode(), given
 
     def close(self) -> None:
+        with self._lock:
+            self._shut()
+
+    def _shut(self) -> None:
         if self._file >= 0:
-            self.sync()
+            self._sync()
             os.close(self._file)
             self._file = -1

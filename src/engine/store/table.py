@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,14 +41,16 @@ from engine.types import Array
 
 PATHS = ("auto", "shared", "rma", "served")
 FRAME_BYTES = 1 << 20
-BODY_BYTES = FRAME_BYTES - call.HEAD.itemsize
+BODY_BYTES = FRAME_BYTES - call.HEAD_BYTES
 TOLD_BYTES = 64 * 64  # entries of a MOVED answer
+PART_BYTES = 1 << 18  # of a request or reply where several may be on their way at once
 
 
 class Remote(Protocol):
     """How other ranks are asked (comm.service)."""
 
     def ask(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> list[Reply]: ...
+    def post(self, frames: Sequence[tuple[int, Array]], rooms: Sequence[int], *, name: str) -> Any: ...
     def poll(self) -> bool: ...
 
 
@@ -137,7 +140,7 @@ class Table:
         """Asks the owners for `keys[todo]`; returns what has to be asked again."""
         if self.window is not None:
             todo = self._one_sided(keys, todo, out, versions)
-        most = (BODY_BYTES - TOLD_BYTES) // (4 + 4 * self.width)
+        most = max(1, PART_BYTES // (4 + 4 * self.width))
         cuts = list(self._by_owner(keys, todo, most))
         frames = [(owner, self._frame("get", [keys[part]], len(part))) for owner, part in cuts]
         rooms = [len(part) * (4 + 4 * self.width) + TOLD_BYTES for _, part in cuts]
@@ -146,7 +149,11 @@ class Table:
             n = len(part)
             if reply.status == OK:
                 versions[part] = reply.body[: 4 * n].view(np.uint32)
-                out[part] = reply.body[4 * n : 4 * n * (1 + self.width)].view(np.float32).reshape(n, self.width)
+                rows = reply.body[4 * n : 4 * n * (1 + self.width)].view(np.float32).reshape(n, self.width)
+                if n == len(out):  # all of them, in order
+                    out[:] = rows
+                else:
+                    out[part] = rows
             else:
                 self._heed(reply)
                 again.append(part)
@@ -215,7 +222,7 @@ class Table:
     def _far_inc(self, keys: Array, todo: Array, items: Array, versions: Array,
                  rule: tuple[int, float, float]) -> tuple[Array, bool]:
         op, rate, more = rule
-        most = (BODY_BYTES - TOLD_BYTES) // (8 + 4 * items.shape[1])
+        most = max(1, PART_BYTES // (8 + 4 * items.shape[1]))
         cuts = list(self._by_owner(keys, todo, most))
         frames = [(owner, self._frame("apply", [keys[part], items[part]], len(part), op=op, rate=rate, more=more))
                   for owner, part in cuts]
@@ -321,34 +328,58 @@ class Table:
 
     def put(self, rank: int, rows: Rows | Sequence[Array]) -> None:
         """Copies of rows to a rank, taken where they are newer than what it has."""
+        self.put_end(self.put_begin(rank, rows))
+
+    def put_begin(self, rank: int, rows: Rows | Sequence[Array]) -> tuple[int, list[Rows], Any]:
+        """Begins to send copies; `put_end` waits until they are there. Several may be under way, ended in order."""
+        most = self.block_rows
         rows = Rows(*rows)
-        at, pause = 0, _Pause(self, f"copy of rows to rank {rank}")
-        most = (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
-        while at < len(rows.keys):
-            part = Rows(*(np.ascontiguousarray(field[at : at + most]) for field in rows))
-            if rank in self.near:
-                count, status = self.near[rank].stage(self.writer, *part)
-            else:
-                frame = self._frame("stage", part, len(part.keys))
-                reply = self._ask([(rank, frame)], [TOLD_BYTES], "copy of rows")[0]
-                count, status = reply.count, reply.status
-            at += count
-            if status == FULL:
-                raise self._full(rank)
-            if status != OK:
-                pause()
+        cuts = range(0, len(rows.keys), most)
+        parts = [Rows(*(np.ascontiguousarray(field[at : at + most]) for field in rows)) for at in cuts]
+        if rank in self.near:
+            return rank, parts, None
+        frames = [(rank, self._frame("stage", part, len(part.keys))) for part in parts]
+        return rank, parts, self.remote.post(frames, [TOLD_BYTES] * len(frames), name=f"table {self.number}: copy of rows")
+
+    def put_end(self, sent: tuple[int, list[Rows], Any]) -> None:
+        rank, parts, posted = sent
+        replies = [(r.count, r.status) for r in posted.replies()] if posted is not None else [(0, BUSY)] * len(parts)
+        pause = _Pause(self, f"copy of rows to rank {rank}")
+        for part, (count, status) in zip(parts, replies, strict=True):
+            at, answer = count, status
+            while answer != OK or at < len(part.keys):
+                if answer == FULL:
+                    raise self._full(rank)
+                left = Rows(*(np.ascontiguousarray(field[at:]) for field in part))
+                if rank in self.near:
+                    count, answer = self.near[rank].stage(self.writer, *left)
+                else:
+                    reply = self.ask(rank, "stage", left, len(left.keys))
+                    count, answer = reply.count, reply.status
+                at += count
+                if answer != OK:
+                    pause()
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that fill a frame."""
+        return (BODY_BYTES - TOLD_BYTES) // (16 + 4 * self.width)
 
     def free_rows(self, rank: int) -> int:
         """How many more rows a rank has room for."""
         if rank in self.near:
             held = self.near[rank].stats()
-            return max(0, self.buckets // 8 * 7 - held["used"] - held["graves"])
+            return max(0, self.buckets // 8 * 7 - held["used"])
         return int(self.ask(rank, "clock", rooms=8).body[4:8].view(np.uint32)[0])
 
     def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
             **more: Any) -> Reply:
         """One request to the server of another rank."""
         return self._ask([(rank, self._frame(kind, parts, count, **more))], [rooms], kind)[0]
+
+    def post(self, rank: int, kind: str, parts: Sequence[Array], count: int) -> Any:
+        """Begins a request to another rank; `.replies()` waits."""
+        return self.remote.post([(rank, self._frame(kind, parts, count))], [TOLD_BYTES], name=f"table {self.number}: {kind}")
 
     def expire(self, age: int) -> int:
         """Drops own rows that nothing was applied to for `age` clocks; returns how many. Old places are reused."""
@@ -366,9 +397,15 @@ class Table:
             self.slab.rebuild(np.empty(self.slab.stats()["used"] * self._row_bytes, np.uint8))
             self.slab.bump(1)
 
-    def closed(self) -> _Closed:
-        """A context in which no writer is inside this rank's rows."""
-        return _Closed(self)
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """No writer is inside this rank's rows."""
+        self.slab.gate(True)
+        try:
+            self.quiet()
+            yield
+        finally:
+            self.slab.gate(False)
 
     def quiet(self) -> None:
         """Waits, with the gate closed, for the writers that are still inside."""
@@ -397,7 +434,11 @@ class Table:
         return replies
 
     def _by_owner(self, keys: Array, todo: Array, most: int) -> Iterator[tuple[int, Array]]:
-        owners = self.ledger.route(keys[todo])
+        owners = self.ledger.route(keys if len(todo) == len(keys) else keys[todo])
+        if len(todo) and (owners == owners[0]).all():
+            for at in range(0, len(todo), most):
+                yield int(owners[0]), todo[at : at + most]
+            return
         order = np.argsort(owners, kind="stable")
         starts = np.flatnonzero(np.diff(owners[order], prepend=-1))
         for part in np.split(todo[order], starts[1:]) if len(todo) else ():
@@ -417,25 +458,6 @@ class Table:
                           where=f"table {self.number}", fix="raise shard.rows, or expire rows sooner")
 
 
-class _Closed:
-    """Closes the gate, waits for the writers inside, opens it again."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __enter__(self) -> Table:
-        self.table.slab.gate(True)
-        try:
-            self.table.quiet()
-        except BaseException:
-            self.table.slab.gate(False)
-            raise
-        return self.table
-
-    def __exit__(self, *_: object) -> None:
-        self.table.slab.gate(False)
-
-
 class _Pause:
     """Waits a little longer each time, answering others meanwhile; PeerError past the table's limit."""
 
@@ -445,17 +467,17 @@ class _Pause:
         self.reset()
 
     def reset(self) -> None:
-        self.began, self.looks = time.monotonic(), 0
+        self.began = time.monotonic()
 
     def __call__(self, more: str = "") -> None:
         if self.poll():
             return
-        self.looks += 1
-        if self.looks < 100:
+        waited = time.monotonic() - self.began
+        if waited < 1e-3:
             os.sched_yield()
             return
-        time.sleep(5e-5 if self.looks < 2000 else 5e-4)
-        if time.monotonic() - self.began > self.table.timeout_s:
+        time.sleep(5e-5 if waited < 0.2 else 5e-4)
+        if waited > self.table.timeout_s:
             raise PeerError(f"rank {self.table.rank} waited {self.table.timeout_s:g} s in {self.name!r} of table "
                             f"{self.table.number}{more}", fix="is every rank alive and polling? raise loop.stall_timeout if so")
 

@@ -1,0 +1,134 @@
+"""Kafka on librdkafka's own mock broker: offsets in our record, nothing lost or doubled by kills, trouble named."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import ConfigError, PeerError
+from engine.source.feed import Lines, counters
+from engine.source.kafka import Partition, Sink, partitions, settings
+from engine.source.schema import named_plan
+from engine.store import checkpoint as store
+
+kafka = pytest.importorskip("confluent_kafka")
+LIMIT_S = 60
+PLAN = named_plan(("a", "y"), "test", {"task": "regression", "format": "csv"})
+
+
+@pytest.fixture(scope="module")
+def broker():
+    """(address, producer that holds the mock cluster)."""
+    producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock"})
+    found = next(iter(producer.list_topics(timeout=10).brokers.values()))
+    yield f"{found.host}:{found.port}", producer
+    producer.flush(5)
+
+
+def fill(producer, topic, texts):
+    """Messages over the topic's partitions; the mock cluster makes the topic."""
+    producer.list_topics(topic, timeout=10)
+    for i, text in enumerate(texts):
+        while True:
+            try:
+                producer.produce(topic, text, partition=i % 4)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    assert producer.flush(30) == 0
+
+
+def drained(feed, want):
+    found, at, end = [], ("", 0), time.monotonic() + LIMIT_S
+    while len(found) < want and time.monotonic() < end:
+        portion = feed.poll()
+        if portion is not None:
+            found += portion.batch.x[:, 0].astype(int).tolist()
+            at = (portion.place, portion.marks)
+    return found, at
+
+
+def test_a_cursor_in_the_middle_of_a_message_goes_on_there(broker):
+    address, producer = broker
+    texts = [b"".join(b"%d,1\n" % (10 * m + i) for i in range(3)) for m in range(8)]
+    fill(producer, "several", texts)
+    spec = f"kafka://{address}/several"
+    assert partitions(spec) == 4
+    feed = Partition(spec, 1, Lines(PLAN, "error", counters()))
+    rows, (_, marks) = drained(feed, 6)
+    assert rows == [10, 11, 12, 50, 51, 52]
+    feed.close()
+    for done in range(7):
+        again = Partition(spec, 1, Lines(PLAN, "error", counters()))
+        again.seek(("", int(marks[done])))
+        assert drained(again, 6 - done)[0] == rows[done:]
+        again.committed(("", int(marks[done])))
+        again.close()
+
+
+def test_a_sink_is_acknowledged(broker):
+    address, producer = broker
+    producer.list_topics("deltas", timeout=10)
+    sink = Sink(f"kafka://{address}/deltas")
+    for i in range(100):
+        sink.put(b"%d,1" % i, partition=0)
+    sink.flush()
+    assert sink.acknowledged == 100
+    feed = Partition(f"kafka://{address}/deltas", 0, Lines(PLAN, "error", counters()))
+    assert drained(feed, 100)[0] == list(range(100))
+    feed.close()
+
+
+def test_mistakes_and_absent_brokers_are_named(monkeypatch):
+    assert settings("kafka://h:1,i:2/t?group=g&client.id=x") == ("h:1,i:2", "t", {"group.id": "g", "client.id": "x"})
+    with pytest.raises(ConfigError, match="expected kafka://"):
+        settings("kafka://nothing")
+    monkeypatch.setattr("engine.source.kafka.WAIT_S", 0.5)
+    with pytest.raises(PeerError, match="no broker answers"):
+        partitions("kafka://127.0.0.1:1/t")
+    sink = Sink("kafka://127.0.0.1:1/t?message.timeout.ms=300")
+    sink.put(b"x")
+    with pytest.raises(PeerError, match="kafka"):
+        sink.flush(3)
+
+
+def start(n, spec, folder, *more):
+    verb = ["run", "-n", str(n), "train"] if n > 1 else ["train"]
+    args = [spec, "--checkpoint", str(folder), "--every", "2000rows", "--resume", "--run-dir", "-", "--threads", "1",
+            "--json", "--quiet", "--task", "regression", "--learner", "sgd", "--rate", "1", "model.bias=0", "model.power_t=0",
+            "model.loss=squared", "model.scale=false", "exchange.every=64", "exchange.merge=add", "data.format=libsvm",
+            "data.wait=20", *more]
+    return subprocess.Popen([sys.executable, "-m", "engine", *verb, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, start_new_session=True)
+
+
+@pytest.mark.parametrize("plan", [(2, 1), pytest.param((1, 3, 2), marks=pytest.mark.long)])
+def test_a_job_killed_twice_learns_every_message_once(broker, tmp_path, plan):
+    address, producer = broker
+    topic, total, folder = f"rows{len(plan)}", 12_000, tmp_path / "saved"
+    fill(producer, topic, [b"1 %d:1" % (i + 1) for i in range(total // 3)])
+    spec = f"kafka://{address}/{topic}"
+    for place, n in enumerate(plan[:-1]):
+        job, end = start(n, spec, folder), time.monotonic() + LIMIT_S
+        least = (place + 1) * 2000
+        while time.monotonic() < end and job.poll() is None:
+            saved = [int(p.name[5:]) for p in Path(folder).glob("step-*")] if folder.is_dir() else []
+            if saved and max(saved) >= least:
+                break
+            time.sleep(0.02)
+        assert job.poll() is None, job.communicate()
+        if place == 0:
+            fill(producer, topic, [b"1 %d:1" % (i + 1) for i in range(total // 3, total)])
+        os.killpg(job.pid, signal.SIGKILL)
+        job.communicate(timeout=LIMIT_S)
+    job = start(plan[-1], spec, folder, "data.idle=3")
+    out, err = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 0, err
+    state, _ = store.load(store.latest(folder))
+    np.testing.assert_array_equal(np.rint(state["model/linear"].data[:total, 0]), np.ones(total))
+    assert json.loads(out)["rows"] == total
