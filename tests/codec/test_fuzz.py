@@ -19,7 +19,8 @@ def test_the_corpus_is_decoded_or_refused(tmp_path):
     sources = [str(path) for family in ("check", "entropy", "delta") for path in sorted((TOP / "csrc" / family).glob("*.cpp"))]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = [str(TOP / "tests/fuzz/frame.cpp"), str(TOP / "csrc/table.cpp"), *sources]
-    line = ["g++", "-std=c++17", "-O1", f"-I{TOP / 'csrc'}", "-DSTANDALONE", *sanitize, "-w", *program, "-o", str(tmp_path / "frame")]
+    options = ["-std=c++17", "-O1", f"-I{TOP / 'csrc'}", "-DSTANDALONE", "-w", *sanitize]
+    line = ["g++", *options, *program, "-o", str(tmp_path / "frame")]
     subprocess.run(line, check=True, timeout=240)
     files = sorted(map(str, (tmp_path / "corpus").iterdir()))
     done = subprocess.run([str(tmp_path / "frame"), *files], capture_output=True, text=True, timeout=120,
