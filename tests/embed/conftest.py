@@ -1,8 +1,10 @@
 """Hosts in C, C++ and Fortran: compiled against the MPI of this suite, run on real ranks with libengine.so."""
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,16 +36,25 @@ def environment(prefix=None):
     return {**clean, **found}
 
 
+def spaceless(home):
+    """`home`, a folder of an MPI's wrappers, by a path without a space: MPICH's do not quote the one they find."""
+    if " " not in str(home):
+        return home
+    link = Path(tempfile.mkdtemp(prefix="mpi-")) / "prefix"
+    link.symlink_to(home.parent)
+    return link / home.name
+
+
 def compiled(source, out, prefix=None, options=()):
     """The program of a C or C++ source, made with the wrapper of this MPI or of `prefix`'s; skips without a compiler."""
     source = Path(source)
     wrapper, flags, plain = COMPILERS[source.suffix]
-    home = Path(probe.launcher()).parent if prefix is None else prefix / "bin"
+    home = spaceless(Path(probe.launcher()).parent if prefix is None else prefix / "bin")
     compiler = home / wrapper
     if not compiler.exists() or not shutil.which(plain):
         pytest.skip(f"no {wrapper} in {home}, or no {plain}")
-    line = [str(compiler), *flags, "-O2", *lib.text("cflags").split(), str(source), "-o", str(out), *options,
-            *lib.text("libs").split(), "-lm"]
+    line = [str(compiler), *flags, "-O2", *shlex.split(lib.text("cflags")), str(source), "-o", str(out), *options,
+            *shlex.split(lib.text("libs")), "-lm"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}{done.stderr}"
     return out

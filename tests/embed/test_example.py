@@ -1,5 +1,6 @@
 """The examples compile, run on real ranks and learn; C++ and Fortran give the same lines, under every MPI that is here."""
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,23 +10,23 @@ import pytest
 
 from engine import lib
 from engine.comm import probe
-from tests.embed.conftest import EXAMPLES, compiled, environment, other, started
+from tests.embed.conftest import EXAMPLES, compiled, environment, other, spaceless, started
 
 INTEL = Path(os.environ.get("ENGINE_INTEL", EXAMPLES.parent / ".venv-intel"))
 
 
 def fortran(out, prefix=None):
     """heat.f90 with the MPI of this suite or of `prefix`; skips without gfortran or mpicc."""
-    home = Path(probe.launcher()).parent if prefix is None else prefix / "bin"
+    home = spaceless(Path(probe.launcher()).parent if prefix is None else prefix / "bin")
     if not shutil.which("gfortran") or not (home / "mpicc").exists():
         pytest.skip("no gfortran, or no mpicc")
     folder = out.parent
     glue = folder / "heat_mpi.o"
     libraries = home.parent / "lib"
     strict = ["-Wall", "-Wextra", "-Werror"]
-    for line in ([home / "mpicc", *strict, *lib.text("cflags").split(), "-c", EXAMPLES / "heat_mpi.c", "-o", glue],
+    for line in ([home / "mpicc", *strict, *shlex.split(lib.text("cflags")), "-c", EXAMPLES / "heat_mpi.c", "-o", glue],
                  ["gfortran", "-O2", "-fwrapv", "-std=f2008", *strict, f"-J{folder}", lib.text("fortran"),
-                  EXAMPLES / "heat.f90", glue, *lib.text("libs").split(), f"-L{libraries}", "-lmpi", f"-Wl,-rpath,{libraries}",
+                  EXAMPLES / "heat.f90", glue, *shlex.split(lib.text("libs")), f"-L{libraries}", "-lmpi", f"-Wl,-rpath,{libraries}",
                   "-o", out]):
         done = subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -135,9 +136,9 @@ def test_a_cpp_program_by_cmake_and_by_pkg_config(tmp_path):
         done = subprocess.run(line, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "engine"], capture_output=True, text=True, check=True,
-                           env={**os.environ, "PKG_CONFIG_PATH": lib.text("pkgconfig")}).stdout.split()
+                           env={**os.environ, "PKG_CONFIG_PATH": lib.text("pkgconfig")}).stdout
     subprocess.run(["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", tmp_path / "solver.cpp", "-o", tmp_path / "direct",
-                    *flags], check=True, timeout=120)
+                    *shlex.split(flags)], check=True, timeout=120)
     for program in (build / "solver", tmp_path / "direct"):
         done = subprocess.run([program], capture_output=True, text=True, timeout=60, env=environment())
         assert done.stdout.split() == ["64", "1", "1"], done.stderr
@@ -147,8 +148,10 @@ def test_the_command_line_prints_what_a_compiler_needs():
     done = subprocess.run([sys.executable, "-m", "engine", "embed", "--cflags", "--libs"], capture_output=True, text=True,
                           check=True)
     cflags, libs = done.stdout.splitlines()
-    assert Path(cflags[2:], "engine.h").exists() and Path(cflags[2:], "engine.hpp").exists()
+    (folder,) = shlex.split(cflags)
+    assert Path(folder[2:], "engine.h").exists() and Path(folder[2:], "engine.hpp").exists()
     assert "-lengine" in libs and "rpath" in libs
     done = subprocess.run([sys.executable, "-m", "engine", "embed", "--env"], capture_output=True, text=True)
     if done.returncode == 0:
-        assert Path(done.stdout.splitlines()[0].split("=", 1)[1]).exists()
+        (setting,) = shlex.split(done.stdout.splitlines()[0].removeprefix("export "))
+        assert Path(setting.split("=", 1)[1]).exists()
