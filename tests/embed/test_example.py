@@ -26,8 +26,8 @@ def fortran(out, prefix=None):
     strict = ["-Wall", "-Wextra", "-Werror"]
     for line in ([home / "mpicc", *strict, *shlex.split(lib.text("cflags")), "-c", EXAMPLES / "heat_mpi.c", "-o", glue],
                  ["gfortran", "-O2", "-fwrapv", "-std=f2008", *strict, f"-J{folder}", lib.text("fortran"),
-                  EXAMPLES / "heat.f90", glue, *shlex.split(lib.text("libs")), f"-L{libraries}", "-lmpi", f"-Wl,-rpath,{libraries}",
-                  "-o", out]):
+                  EXAMPLES / "heat.f90", glue, *shlex.split(lib.text("libs")), f"-L{libraries}", "-lmpi",
+                  f"-Wl,-rpath,{libraries}", "-o", out]):
         done = subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     return out
