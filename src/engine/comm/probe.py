@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from pathlib import Path
 def libmpi() -> str:
     """Path of the MPI library that is loaded, or the one mpi4py would load first; "none" where there is none."""
     with open("/proc/self/maps") as maps:
-        loaded = {line.split()[-1] for line in maps if "libmpi" in line.rsplit("/", 1)[-1]}
+        loaded = mapped(maps, "libmpi")
     if loaded:
-        return sorted(loaded)[0]
+        return loaded[0]
     if os.environ.get("MPI4PY_LIBMPI"):
         return os.environ["MPI4PY_LIBMPI"]
     for folder in (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib"):
@@ -24,6 +25,15 @@ def libmpi() -> str:
     from ctypes.util import find_library
 
     return find_library("mpi") or "none"
+
+
+def mapped(maps: Iterable[str], name: str) -> list[str]:
+    """Paths of the files with `name` in their names, out of the lines of /proc/PID/maps; a path may hold spaces.
+
+    >>> mapped(["7f00-7f01 r-xp 00000000 08:01 42    /a b/lib/libmpi.so.12\\n"], "libmpi")
+    ['/a b/lib/libmpi.so.12']
+    """
+    return sorted({line.split(maxsplit=5)[-1].rstrip("\n") for line in maps if name in line.rsplit("/", 1)[-1]})
 
 
 def launcher(given: str = "") -> str:
