@@ -144,6 +144,7 @@ def test_vendors(fake, says, vendor):
 
 
 def test_a_mapped_library_is_found_in_a_folder_with_a_space():
-    lines = ["7f00-7f01 r-xp 00000000 08:01 42    /a b/lib/libmpi.so.12\n", "7f02-7f03 r--p 00000000 08:01 42 /a b/lib/libmpi.so.12\n",
+    lines = ["7f00-7f01 r-xp 00000000 08:01 42    /a b/lib/libmpi.so.12\n",
+             "7f02-7f03 r--p 00000000 08:01 42 /a b/lib/libmpi.so.12\n",
              "7f04-7f05 r-xp 00000000 08:01 43    /usr/lib/libc.so.6\n", "7f06-7f07 rw-p 00000000 00:00 0\n"]
     assert probe.mapped(lines, "libmpi") == ["/a b/lib/libmpi.so.12"]
