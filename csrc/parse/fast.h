@@ -72,6 +72,7 @@ inline bool pairs_of(const Region& r, std::size_t& i, std::size_t line, const ba
     const std::uint64_t first = static_cast<std::uint64_t>(k.first);
     const std::uint32_t mask = k.mask;
     std::int64_t ones = sink.done.ones;
+    filled.begin(sink.done.nnz);
     std::uint32_t *const keys = sink.out.keys + sink.done.nnz, *key = keys;
     float* const values = sink.out.values + sink.done.nnz;
     std::uint64_t bad = 0;

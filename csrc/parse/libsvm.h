@@ -7,6 +7,10 @@ namespace engine::parse::base {
 struct Filled {
     float* values;
     std::int64_t done = 0;
+    // Forgets what a row that was then refused has had written: its places are used again.
+    void begin(std::int64_t nnz) {
+        if (done > nnz) done = nnz;
+    }
     void up_to(std::int64_t n) {
         while (done < n) values[done++] = 1;
     }
@@ -55,6 +59,7 @@ inline void row(const Byte* data, const Byte* line, const Byte* end, const Keys&
     const Out& out = sink.out;
     std::int64_t nnz = sink.done.nnz, column = 0, code = 0;
     bool ones = sink.done.ones;
+    filled.begin(nnz);
     q = real(q, end, y);
     if (!q || (q < end && !blank(*q))) code = number;
     else if (!std::isfinite(y)) code = finite;

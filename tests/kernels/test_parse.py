@@ -117,6 +117,8 @@ pair = st.tuples(st.integers(0, 1 << 20).map(str), number).map(":".join)
 
 
 @settings(deadline=None, max_examples=300)
+@example([("1", ["0:1", "0:0"], ""), ("1", ["0:0"], ""), ("1", ["1:1", "1:0"], "")])
+@example([("1", ["0:1", "0:0"], ""), ("1", ["0:0", "1:x"], "\r"), ("1", ["1:1", "2:1"], ""), ("1", ["1:0"], "")])
 @given(st.lists(st.tuples(number, st.lists(pair, max_size=9), st.sampled_from(["", " ", "\r"])), max_size=12))
 def test_libsvm_rows_are_the_definitions(table: list[tuple[str, list[str], str]]) -> None:
     lines = ["+1 1:1 2:1 3:1"] * 4 + [" ".join([y, *pairs]) + end for y, pairs, end in table]
