@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from functools import partial
 from importlib import import_module
 
@@ -13,20 +12,7 @@ from engine.kernels.plain import delta as plain
 from engine.kernels.plain import entropy
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    # The simulator looks a shared array up and makes it in two steps: two threads may each get their own. Here in one.
-    from numba.core import types
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
-    from numba.np import numpy_support
-
-    lock = threading.Lock()
-
-    def array(self, shape, dtype):
-        frame = sys._getframe(1)
-        kind = numpy_support.as_dtype(dtype) if isinstance(dtype, types.Type) else dtype
-        with lock:
-            return self._allocations.setdefault((frame.f_code.co_filename, frame.f_lineno), np.empty(shape, kind))
-
-    FakeCUDAShared.array = array
+    import simulator  # noqa: F401
     sys.setswitchinterval(1e-4)
 
 loops = import_module(f"engine.kernels.{sys.argv[1]}").LOOPS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import simulator  # noqa: F401
 from numba import cuda as device
 
 from engine.kernels import _native, cuda
