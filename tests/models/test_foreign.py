@@ -21,8 +21,8 @@ def function(spec):
     rng = np.random.default_rng(spec.seed)
     def run(params, x):
         import jax.numpy as jnp
-        return jnp.tanh(x @ params["a"]) @ params["b"]
-    shapes = {"a": (spec.schema.width, 16), "b": (16, 3)}
+        return jnp.tanh(x @ params["a"] + params["c"]) @ params["b"]  # without c it is odd: no class could be in the middle
+    shapes = {"a": (spec.schema.width, 16), "b": (16, 3), "c": (16,)}
     return run, {name: rng.normal(size=shape).astype("f") * 0.4 for name, shape in shapes.items()}
 
 def line(spec):
