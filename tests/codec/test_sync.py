@@ -61,7 +61,8 @@ class Sync(RuleBasedStateMachine):
             self.known = delta_commit(self.held, frame, base_version=self.at, base_hash=self.known)
         except ChunkError as refused:
             repair = delta_repair(self.versions[version], self.frames[version], refused.chunks, keyframe="none")
-            self.repaired = max(self.repaired, len(repair) - len(refused.chunks) * 65536 * 4)
+            chunk = min(delta_head(self.frames[version]).chunk, N) * 4
+            self.repaired = max(self.repaired, len(repair) - len(refused.chunks) * chunk)
             self.known = delta_commit(self.held, frame, base_version=self.at, base_hash=self.known, repair=repair)
         except FrameError:
             return
