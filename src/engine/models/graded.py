@@ -108,7 +108,7 @@ class Graded:
     def predict(self, batch: Batch) -> Array:
         """Scores as the meter takes them; changes nothing."""
         rows = self._fit(batch)
-        parts = [losses.scores(self.loss, self.net.forward(rows.slice(at, at + 4096)), self.live)
+        parts = [losses.scores(self.loss, self.net.forward(rows.slice(at, min(at + 4096, len(rows)))), self.live)
                  for at in range(0, max(len(rows), 1), 4096)]
         return np.concatenate(parts)
 

@@ -51,6 +51,6 @@ def value(loss: str, outputs: Array, y: Array, live: Array | None) -> float:
 def scores(loss: str, outputs: Array, live: Array | None) -> Array:
     """What the meter takes: margins or values `(n,)`, or the log odds of each class `(n, C)`."""
     if loss != "softmax":
-        return np.ascontiguousarray(outputs[:, 0], np.float32)
+        return np.array(outputs[:, 0], np.float32)  # a copy: the net writes its outputs anew each time
     p = np.clip(softmax(outputs, live), FLOOR, 1 - FLOOR)
     return (np.log(p) - np.log1p(-p)).astype(np.float32)
