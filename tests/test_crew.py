@@ -7,8 +7,8 @@ import pytest
 from engine.comm.local import Alone, group
 from engine.comm.slab import slab
 from engine.config import resolve
-from engine.crew import Crew, keys_of
-from engine.errors import ConfigError, EngineError, PeerError
+from engine.crew import Crew, keys_of, member_of
+from engine.errors import ConfigError, PeerError
 from engine.job import assembled
 from engine.kernels import _native
 from engine.models.linear import Linear
@@ -77,6 +77,9 @@ def test_the_number_of_workers_does_not_matter_but_for_rounding():
 
 def test_every_key_has_one_owner_and_lines_stay_together():
     batch = rows(600)
+    for member in range(5):
+        part = keys_of(batch, member, member + 1, 5)
+        assert (member_of(part.keys, 5) == member).all()
     parts = [keys_of(batch, m, m + 1, 5) for m in range(5)]
     assert sum(len(p.keys) for p in parts) == len(batch.keys)
     both = keys_of(batch, 1, 3, 5)
@@ -95,7 +98,7 @@ def logical(size, act):
     def run(rank, link):
         try:
             found[rank] = act(link)
-        except EngineError as error:
+        except Exception as error:
             found[rank] = error
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(group(size))]
@@ -106,17 +109,28 @@ def logical(size, act):
     return found
 
 
-def test_ranks_share_one_block():
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("options", [{}, {"classes": 3}], ids=str)
+def test_ranks_hold_one_model_together_or_apart(apart, options):
     def act(link):
-        crew = Crew(link, lambda memory: model(memory), 1, lot=4, limit_s=30)
+        crew = Crew(link, lambda memory: model(memory, **options), 1, lot=4, limit_s=30, apart=apart)
         mine = keys_of(rows(), link.rank, link.rank + 1, link.size)
         counted, scores = crew.learn(mine, 99)
         link.barrier(name="learned")
-        return counted.order, scores, crew.models[0].state()["model/linear"].data
+        state = crew.state()
+        again = Crew(link, lambda memory: model(memory, **options), 1, lot=4, limit_s=30, apart=apart)
+        again.load(state)
+        link.barrier(name="loaded")
+        more = keys_of(rows(seed=1), link.rank, link.rank + 1, link.size)
+        np.testing.assert_array_equal(crew.learn(more, 99)[1], again.learn(more, 99)[1])
+        link.barrier(name="gone on")
+        assert again.state()["model/linear"].data.tobytes() == crew.state()["model/linear"].data.tobytes()
+        return counted.order, scores, state["model/linear"].data
 
-    crew = Crew(Alone(), lambda memory: model(memory), 1, lot=4, limit_s=30)
+    crew = Crew(Alone(), lambda memory: model(memory, **options), 1, lot=4, limit_s=30)
     _, expected = crew.learn(rows(), 99)
     found = logical(3, act)
+    assert not [error for error in found if isinstance(error, Exception)]
     np.testing.assert_array_equal(np.concatenate([part[0] for part in found]), np.arange(400))
     np.testing.assert_allclose(np.concatenate([part[1] for part in found]), expected, rtol=2e-4, atol=2e-5)
     assert len({part[2].tobytes() for part in found}) == 1
@@ -191,3 +205,17 @@ def test_on_ranks_as_on_one(size):
         for batch in source.read(piece):
             meter.add(one.learn(batch), batch)
     assert abs(found["logloss"] - meter.summary()["logloss"]) < 0.001
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 7])
+def test_every_instruction_set_selects_the_same_keys(members):
+    batch = rows(500)
+    room = len(batch.keys) + 16
+    for first in range(members):
+        for last in range(first, members + 1):
+            found = []
+            for isa in _native.isa_runs():
+                indptr, keys, values = np.empty_like(batch.indptr), np.empty(room, np.uint32), np.empty(room, np.float32)
+                n = _native.rows_select(batch.indptr, batch.keys, batch.values, first, last, members, indptr, keys, values, isa)
+                found.append((n, indptr.tobytes(), keys[:n].tobytes(), values[:n].tobytes()))
+            assert len(set(found)) == 1

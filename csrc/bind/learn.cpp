@@ -100,9 +100,10 @@ public:
         py::gil_scoped_release release;
         if (whole) {
             if (own_indptr_.size() < count + 1) own_indptr_.resize(count + 1);
-            if (own_keys_.size() < nnz + 1) own_keys_.resize(nnz + 1);
-            if (values && own_values_.size() < nnz + 1) own_values_.resize(nnz + 1);
-            select(rows, desk_.member, desk_.member + 1, desk_.members, own_indptr_.data(), own_keys_.data(), own_values_.data());
+            if (own_keys_.size() < nnz + ROOM) own_keys_.resize(nnz + ROOM);
+            if (values && own_values_.size() < nnz + ROOM) own_values_.resize(nnz + ROOM);
+            ops_.select(rows, desk_.member, desk_.member + 1, desk_.members, own_indptr_.data(), own_keys_.data(),
+                        values ? own_values_.data() : nullptr);
             rows.indptr = own_indptr_.data(), rows.keys = own_keys_.data();
             if (values) rows.values = own_values_.data();
         }
@@ -287,21 +288,25 @@ private:
 
 std::int64_t rows_select(const Arr<std::int64_t>& indptr, const Arr<std::uint32_t>& keys, const Maybe<float>& values,
                          std::uint32_t first, std::uint32_t last, std::uint32_t members, Arr<std::int64_t> out_indptr,
-                         Arr<std::uint32_t> out_keys, Maybe<float> out_values) {
+                         Arr<std::uint32_t> out_keys, Maybe<float> out_values, const std::string& isa) {
     need(first <= last && last <= members, "rows_select: expected first <= last <= members");
     need(indptr.size() >= 1 && out_indptr.size() == indptr.size(), "rows_select: out_indptr must be as long as indptr");
-    need(out_keys.size() > keys.size() && (!values || (out_values && out_values->size() > keys.size())),
-         "rows_select: out needs one place more than there are keys");
+    const auto room = keys.size() + static_cast<py::ssize_t>(ROOM);
+    need(out_keys.size() >= room && (!values || (out_values && out_values->size() >= room)),
+         "rows_select: out needs 16 places more than there are keys");
     need(indptr.data()[0] >= 0 && indptr.data()[indptr.size() - 1] <= keys.size(), "rows_select: indptr leaves keys");
-    for (py::ssize_t i = 1; i < indptr.size(); ++i)
-        need(indptr.data()[i - 1] <= indptr.data()[i], "rows_select: indptr must not fall");
+    bool falls = false;
+    const std::int64_t *from = indptr.data(), *end = from + indptr.size();
+    for (const std::int64_t* at = from + 1; at < end; ++at) falls |= at[-1] > at[0];
+    need(!falls, "rows_select: indptr must not fall");
     const Rows rows{static_cast<std::size_t>(indptr.size() - 1), indptr.data(), keys.data(), values ? values->data() : nullptr,
                     nullptr, 0, nullptr, nullptr};
     std::int64_t* p = writable(out_indptr);
     std::uint32_t* k = writable(out_keys);
     float* v = values ? writable(*out_values) : nullptr;
+    const auto chosen = ops(level(isa)).select;
     py::gil_scoped_release release;
-    return static_cast<std::int64_t>(select(rows, first, last, members, p, k, v));
+    return static_cast<std::int64_t>(chosen(rows, first, last, members, p, k, v));
 }
 
 std::size_t combine(const Arr<std::uint32_t>& ka, const Arr<float>& va, const Arr<std::uint32_t>& kb, const Arr<float>& vb,
@@ -344,7 +349,7 @@ void bind_learn(py::module_& m) {
         return Desk::bytes(members, Native::lot_floats(lot, classes));
     }, arg("members"), arg("lot"), arg("classes"));
     m.def("rows_select", &rows_select, arg("indptr").noconvert(), arg("keys").noconvert(), none("values"), arg("first"),
-          arg("last"), arg("members"), arg("out_indptr").noconvert(), arg("out_keys").noconvert(), none("out_values"));
+          arg("last"), arg("members"), arg("out_indptr").noconvert(), arg("out_keys").noconvert(), none("out_values"), arg("isa") = "");
     m.def("update_combine", &combine, arg("ka").noconvert(), arg("va").noconvert(), arg("kb").noconvert(),
           arg("vb").noconvert(), arg("keys").noconvert(), arg("values").noconvert());
     m.def("sigmoid", [](const Arr<float>& scores, Arr<float> out) {

@@ -1,6 +1,7 @@
 #include "learn/base.h"
 #include "learn/merge.h"
 #include "learn/split.h"
+#include "learn/wide.h"
 
 namespace engine::learn {
 
@@ -70,9 +71,19 @@ static void sigmoid(const float* scores, std::size_t m, float* out) {
     for (std::size_t i = 0; i < m; ++i) out[i] = sigmoid_lane(scores[i]);
 }
 
-const Ops& ops(Isa) {
-    static const Ops portable{predict, learn, split, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
-    return portable;
+template <auto Select>
+static const Ops& with() {
+    static const Ops made{predict, learn, Select, split, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
+    return made;
+}
+
+const Ops& ops(Isa level) {
+#if defined(__x86_64__)
+    if (level == Isa::avx512) return with<avx512::select>();
+    if (level == Isa::avx2) return with<avx2::select>();
+#endif
+    (void)level;
+    return with<select>();
 }
 
 }  // namespace engine::learn

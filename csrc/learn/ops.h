@@ -58,6 +58,9 @@ struct Ops {
     // where the track is full. Rows with a NaN label are scored only; rows with non-finite numbers are counted in `bad`.
     std::size_t (*learn)(const Rule&, const Table&, const Rows&, const Scratch&, Track*, std::size_t start, float* scores,
                          std::uint64_t* bad);
+    // The keys that members [first, last) of a crew own, in their order (split.h); returns how many.
+    std::size_t (*select)(const Rows&, std::uint32_t first, std::uint32_t last, std::uint32_t members, std::int64_t* indptr,
+                          std::uint32_t* keys, float* values);
     // The same for a member of a crew, whose rows hold the keys it owns (split.h). -1, or the member that did not come.
     int (*split)(const Rule&, const Table&, const Rows&, const Scratch&, const Desk&, float* scores, std::uint64_t* bad);
     // One step with ready gradients g (m,) of block rows ids (m,); false where the track is full.

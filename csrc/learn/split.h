@@ -18,7 +18,9 @@ inline std::uint32_t member_of(std::uint32_t key, std::uint32_t members) {
     return static_cast<std::uint32_t>(static_cast<std::uint64_t>(mixed ^ mixed >> 15) * members >> 32);
 }
 
-// The keys that members [first, last) own, in their order; room for one more place is needed at the end of each array.
+// The keys that members [first, last) own, in their order; `ROOM` places past the last are written over.
+constexpr std::size_t ROOM = 16;
+
 inline std::size_t select(const Rows& rows, std::uint32_t first, std::uint32_t last, std::uint32_t members,
                           std::int64_t* indptr, std::uint32_t* keys, float* values) {
     std::size_t n = 0;
@@ -26,7 +28,7 @@ inline std::size_t select(const Rows& rows, std::uint32_t first, std::uint32_t l
     for (std::size_t i = 0; i < rows.count; ++i) {
         for (auto k = rows.indptr[i]; k < rows.indptr[i + 1]; ++k) {
             keys[n] = rows.keys[k];
-            if (rows.values) values[n] = rows.values[k];
+            if (values) values[n] = rows.values[k];
             n += member_of(rows.keys[k], members) - first < last - first;
         }
         indptr[i + 1] = static_cast<std::int64_t>(n);

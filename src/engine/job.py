@@ -32,7 +32,7 @@ from engine.update import strategy as plans
 from engine.update.distill import distill
 from engine.watch.meter import Meter
 
-WINDOW = 4096  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
+WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
 def connect(comm: Any, *, timeout_s: float, watch: Callable[[str], Any] | None = None,
@@ -143,7 +143,14 @@ def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Cr
         raise ConfigError(f"exchange.every: with exchange.split=keys expected rows, found {config.exchange.every:g} s",
                           fix="exchange.every=32")
     return crew.Crew(link, lambda memory: build(config, schema, tracked=False, memory=memory), threads(config),
-                     lot=interval(config), limit_s=config.loop.stall_timeout)
+                     lot=interval(config), limit_s=config.loop.stall_timeout, apart=not looked_at(config))
+
+
+def looked_at(config: Config) -> bool:
+    """Whether something beside checkpoints reads the whole model of a crew: copies in node memory, relearning, publishing."""
+    u = config.update
+    kept = config.fault.memory != "off" and (config.fault.memory == "on" or "ENGINE_MEMORY_ID" in os.environ)
+    return kept or u.strategy != "incremental" or bool(u.publish or u.gate or u.drift)
 
 
 def build(config: Config, schema: Schema, *, tracked: bool, memory: Callable[[int], Array] | None = None) -> Model:
@@ -295,7 +302,7 @@ def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config:
 
 def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
     """All that is learned and counted, and the global rows of the blocks that only this rank has."""
-    state: State = {**job.team.models[0].state(), **({} if job.stage is None else job.stage.state())}
+    state: State = {**job.team.state(), **({} if job.stage is None else job.stage.state())}
     ranges: dict[str, tuple[int, int, int]] = {}
     for name, data in job.meter.state().items():
         path = f"meter/{job.link.rank:06d}/{name}"
@@ -360,8 +367,7 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    for model in job.team.models:
-        model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
     _restore_own(job, state)
     if job.tactic is not None:
         job.tactic.load(state)

@@ -86,6 +86,15 @@ class Team:
         scores = [self.models[0].learn(parts[0])]
         return batch, np.concatenate(scores + [job.result() for job in later])
 
+    def state(self) -> State:
+        """What every replica holds alike."""
+        return self.models[0].state()
+
+    def load(self, state: Mapping[str, Block]) -> None:
+        """Every replica takes what `state` gave."""
+        for model in self.models:
+            model.load(state)
+
     def update(self) -> Update:
         """The contribution of all replicas since the base, summed in worker order."""
         return self._every("update", combine)
