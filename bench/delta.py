@@ -127,7 +127,7 @@ def bound(setting: Setting) -> Iterator[Row]:
 @case("delta", "bf16")
 def bf16(setting: Setting) -> Iterator[Row]:
     """bfloat16 copies of two versions: bits for each element that changed, against XOR + blosc2-zstd."""
-    for name, rate, limit in (("bf16.0.5%", 3.1e-6, 11.5), ("bf16.3.4%", 2.1e-5, 8.9)):
+    for name, rate, limit in (("bf16.0.5%", 1.95e-7, 11.5), ("bf16.3.4%", 1.62e-6, 8.9)):
         draw = np.random.default_rng(9)
         weight = draw.standard_normal(LARGE, dtype=np.float32) * np.float32((2 / 2048) ** 0.5)
         step = np.float32(rate) * draw.standard_normal(LARGE, dtype=np.float32)
