@@ -19,7 +19,7 @@ from bench.row import Row, row
 from engine.comm import probe
 from engine.comm.local import Alone
 from engine.kernels import _native
-from engine.shards import open_table
+from engine.table.shards import open_table
 
 FLAGS = ("-O3", "-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off", "-shared", "-fPIC")
 WIDTH = 60

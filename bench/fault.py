@@ -235,7 +235,7 @@ def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dic
     from engine import job as jobs
     from engine import loop
     from engine.config import resolve
-    from engine.protect import Protection
+    from engine.survive.protect import Protection
     from engine.source.stream import Position
 
     config = resolve(overrides=["data.source=make:sea?rows=2560", "loop.threads=1", "exchange.every=16",

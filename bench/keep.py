@@ -18,7 +18,7 @@ import numpy as np
 from engine import loop
 from engine.comm.world import World
 from engine.config import resolve
-from engine.protect import Protection
+from engine.survive.protect import Protection
 from engine.types import Array, Block, Schema, Update
 from engine.watch.meter import Meter
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.comm.world import World, finish
-from engine.migrate import Mover
-from engine.shards import Store, open_table
+from engine.table.migrate import Mover
+from engine.table.shards import Store, open_table
 
 WIDTH = 60  # 256-byte rows
 CASES: dict[str, Callable[[World], dict[str, Any]]] = {}

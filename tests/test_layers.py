@@ -23,8 +23,7 @@ MAY = {
 }
 TOP = {"job", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
-       "protect", "pulse", "ring", "supervise", "mend", "flush", "archive", "shards", "placement", "migrate", "modes",
-       "relearn", "compare"}
+       "survive", "table", "modes", "relearn", "compare"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }

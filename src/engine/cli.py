@@ -145,7 +145,7 @@ def doctor(args: argparse.Namespace, guard: Any) -> int:
 
 @verb
 def shard(args: argparse.Namespace, guard: Any) -> int:
-    from engine.placement import main as advise
+    from engine.table.placement import main as advise
 
     return advise(configured(args), ranks=args.ranks, per_node=args.per_node, per_rack=args.per_rack, rows=args.rows,
                   as_json=args.json)
@@ -178,21 +178,21 @@ def embed(args: argparse.Namespace, guard: Any) -> int:
 
 @verb
 def ckpt(args: argparse.Namespace, guard: Any) -> int:
-    from engine import archive
+    from engine.survive import archive
 
     return archive.ckpt(args)
 
 
 @verb
 def audit(args: argparse.Namespace, guard: Any) -> int:
-    from engine import archive
+    from engine.survive import archive
 
     return archive.audit(args)
 
 
 @verb
 def scale(args: argparse.Namespace, guard: Any) -> int:
-    from engine import archive
+    from engine.survive import archive
 
     return archive.scale(args)
 
@@ -355,7 +355,7 @@ def _run(args: argparse.Namespace) -> int:
 
     rest = args.rest[1:] if args.rest[:1] == ["--"] else args.rest
     if args.supervise:
-        from engine.archive import supervised
+        from engine.survive.archive import supervised
 
         return supervised(args, rest, VERBS, lambda words: configured(parse(words)))
     if not rest or rest[0] not in VERBS:

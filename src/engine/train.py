@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, mend, modes, protect, relearn
+from engine import __version__, loop, modes, relearn
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -21,6 +21,7 @@ from engine.config import Config
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.store import checkpoint as store
+from engine.survive import mend, protect
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter

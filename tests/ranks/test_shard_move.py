@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from engine.comm import onesided
-from engine.migrate import Mover
 from engine.shard.guard import Optimistic, Pessimistic, Replicated
-from engine.shards import open_table
+from engine.table.migrate import Mover
+from engine.table.shards import open_table
 
 KEYS = 4
 MODES = ("plain", "optimistic", "pessimistic", "replicated")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, StoreError
-from engine.shards import open_table
+from engine.table.shards import open_table
 
 PATHS = ("shared", "rma", "served")
 
@@ -99,7 +99,7 @@ def test_a_rank_that_computes_is_served_by_its_thread(size, link):
 BURST = """
 import numpy as np
 from engine.comm.world import World, finish
-from engine.shards import open_table
+from engine.table.shards import open_table
 link = World(timeout_s=30.0)
 for mode in ("thread", "inline"):
     store = open_table(link, width=1020, rows=4000, onesided="served", service_mode=mode, timeout_s=10.0)

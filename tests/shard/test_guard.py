@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine.errors import ConfigError, PeerError, ShardError
 from engine.shard.guard import BROKEN, OK, WAITING, Copies, Guard, Optimistic, Pessimistic, Replicated, backups_of
-from engine.shards import open_group
+from engine.table.shards import open_group
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -172,7 +172,7 @@ def test_backups_are_on_other_nodes_all_different(nodes, count):
 
 @pytest.mark.parametrize("ack", ["sync", "semi", "async"])
 def test_backups_have_what_was_acknowledged(ack):
-    from engine.migrate import take_over
+    from engine.table.migrate import take_over
 
     stores = open_group(4, width=2, rows=200, backups=2)
     ways = [Replicated(s.table, ack=ack) for s in stores]

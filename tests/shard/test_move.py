@@ -7,9 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.comm.service import Answered
 from engine.errors import PeerError, ShardError
-from engine.migrate import Mover, take_over
 from engine.shard import move
-from engine.shards import open_group
+from engine.table.migrate import Mover, take_over
+from engine.table.shards import open_group
 
 KEYS = np.arange(60, dtype=np.uint64)
 RANKS = 4

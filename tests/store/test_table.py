@@ -14,7 +14,7 @@ from engine.comm.local import Alone
 from engine.errors import ConfigError, FrameError, PeerError, ShardError, StoreError
 from engine.kernels import _native
 from engine.kernels.plain.table import change
-from engine.shards import open_group, open_table
+from engine.table.shards import open_group, open_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # adagrad over what another operation left
 INIT = np.array([0.25, -1.0, 0.5, 2.0], np.float32)

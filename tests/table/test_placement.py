@@ -7,8 +7,8 @@ import pytest
 from engine.cli import main
 from engine.config import resolve
 from engine.errors import ConfigError
-from engine.placement import main as plan
 from engine.shard.advise import Sample, advise
+from engine.table.placement import main as plan
 
 
 def test_a_zipf_source_is_planned_for_many_ranks(capsys):

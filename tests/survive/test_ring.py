@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from engine.ring import Ring
+from engine.survive.ring import Ring
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ import numpy as np
 from engine.cluster.health import Fence, Limits, Lost, Sight, Watch, look
 from engine.errors import ConfigError
 from engine.launch import CODES, forwarding, outcome, start
-from engine.pulse import BEAT, BORN, DONE, LINE, PID, STEP, fence, home, kill, process
+from engine.survive.pulse import BEAT, BORN, DONE, LINE, PID, STEP, fence, home, kill, process
 
 AGAIN = (70, 75)  # 75: a peer was lost; 70 only where nothing was said (a rank that exits with a code of its own)
 STUCK = 3  # starts in a row that commit no step

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import job as jobs
-from engine import loop, protect
+from engine import loop
 from engine.cluster import recover as plans
 from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
+from engine.survive import protect
 from engine.types import Link, Source
 
 

@@ -30,10 +30,7 @@ from engine.cluster.recover import Choice, Held, choose, guards
 from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
-from engine.flush import Flush
 from engine.kernels import _native
-from engine.pulse import Pulse, die_with_parent, fence, fenced, home
-from engine.ring import Ring
 from engine.source import stream as streams
 from engine.source.live import Live, together
 from engine.store import crash
@@ -41,6 +38,9 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record
+from engine.survive.flush import Flush
+from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
+from engine.survive.ring import Ring
 from engine.types import Array, Batch, Block, Link, Schema, State
 
 DIGEST_ROWS = 1 << 15

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from engine import pulse
 from engine.cluster.health import Limits
 from engine.errors import ConfigError, PeerError
-from engine.supervise import foreign, name_of, sweep
+from engine.survive import pulse
+from engine.survive.supervise import foreign, name_of, sweep
 
 
 def made(folder, name, *, pid=0, born=-1, keeps=False, rank=0):
@@ -67,7 +67,7 @@ def test_a_frozen_neighbour_is_killed_within_twice_the_limit_and_a_busy_one_is_n
 import sys, time
 from pathlib import Path
 from engine.cluster.health import Limits
-from engine.pulse import Pulse
+from engine.survive.pulse import Pulse
 Pulse(Path({str(tmp_path)!r}), 1, int(sys.argv[1]), 3, Limits(0.4, 60.0))
 print("up", flush=True)
 while int(sys.argv[1]) == 2:
@@ -116,7 +116,7 @@ def test_a_run_is_scaled_while_it_learns(tmp_path):
 
 
 def pulse_root(checkpoint):
-    from engine.pulse import home
+    from engine.survive.pulse import home
 
     return home("/dev/shm") / name_of(str(checkpoint))
 

@@ -10,8 +10,8 @@ from engine import loop
 from engine.comm.local import group
 from engine.config import resolve
 from engine.errors import PeerError, StoreError
-from engine.protect import Protection
 from engine.source import stream as streams
+from engine.survive.protect import Protection
 
 SOURCE = "make:sea?rows=3000"
 

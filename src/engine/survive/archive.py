@@ -35,7 +35,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     """`engine run --supervise -n N VERB …`, or around a launcher's own line: `engine run --supervise -- mpirun …`."""
     from engine.cluster.health import Limits
     from engine.launch import command
-    from engine.supervise import Plan, foreign, name_of, run
+    from engine.survive.supervise import Plan, foreign, name_of, run
 
     if not rest:
         raise ConfigError("engine run --supervise: expected a verb or a launcher's line, found nothing",
@@ -206,8 +206,8 @@ def _newest(folder: str) -> Checkpoint:
 
 def memory_of(run: str) -> Path:
     """The folder in node memory of a run, by its checkpoint directory or its name there."""
-    from engine.pulse import home
-    from engine.supervise import name_of
+    from engine.survive.pulse import home
+    from engine.survive.supervise import name_of
 
     for name in (run, name_of(run)):
         if run and (found := home("/dev/shm") / name).is_dir():

@@ -52,7 +52,9 @@ class Ring:
         if not silent:
             return ""
         everyone = [self.host, *self._peers]
-        here = [host for host in everyone if host not in silent]
+        # A cut silences its hosts within a beat of each other: whoever missed many beats does not count as heard, so that
+        # the first look at a cut already sees which side is the larger.
+        here = [self.host, *(host for host, heard in self._heard.items() if now - heard < self.silent_s / 2)]
         more = "" if quorum(everyone, here) else "; this side is the smaller one and stops"
         return f"host {', '.join(map(str, silent))} silent for {self.silent_s:g} s{more}"
 

@@ -15,8 +15,8 @@ from engine.codec.call import CONFLICT, OK, encode_call
 from engine.errors import PeerError, ShardError, StoreError
 from engine.kernels import _native
 from engine.shard import move
-from engine.shards import Store
 from engine.store.table import Rows
+from engine.table.shards import Store
 from engine.types import Array
 
 PROMISE_BYTES = (1 << 20) - 64

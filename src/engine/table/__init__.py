@@ -1,0 +1,1 @@
+"""A table of parameters over ranks: opened, planned, and moved while it learns."""
