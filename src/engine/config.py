@@ -18,6 +18,7 @@ from engine.settings import CHOICES, LOWEST, PATTERNS, Config, Every, Names
 
 __all__ = ["CHOICES", "Config", "known", "resolve"]
 
+
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
             env: Mapping[str, str] | None = None) -> Config:
     """The configuration from a TOML file or `text`, `ENGINE_*` variables and `section.key=value` settings, later ones first.
