@@ -61,6 +61,7 @@ def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     given = source if source is not None else config.data.source
     if isinstance(given, str) and config.data.follow and not given.startswith("follow:"):
         given = f"follow:{given}"
+    registry.builder(config.model.kind)  # a mistaken name is told before anything is read or written
     if config.data.spool and not config.checkpoint.dir:
         raise ConfigError("data.spool: rows leave the spool when a checkpoint holds them, found no checkpoint.dir",
                           fix="--checkpoint DIR, or no spool")
