@@ -12,7 +12,7 @@ CORE = {"errors", "types", "trace"}
 KERNELS = CORE - {"trace"} | {"kernels"}
 MAY = {
     "errors": set(), "types": set(), "trace": set(),
-    "config": CORE,
+    "settings": CORE, "config": CORE | {"settings"},
     "kernels": KERNELS - {"kernels"},
     "codec": KERNELS,
     "store": KERNELS | {"codec"}, "update": KERNELS | {"codec"},
