@@ -298,7 +298,8 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
