@@ -21,7 +21,7 @@ MAY = {
     "watch": CORE | {"kernels"},
     "cluster": CORE,
 }
-TOP = {"job", "crew", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
+TOP = {"job", "crew", "grid", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
        "survive", "table", "modes", "relearn", "compare"}
 WALLS = {

@@ -112,6 +112,36 @@ public:
         return {bad, absent};
     }
 
+    // Rows that `halve` and `whole` work on, held until the next ones.
+    void begin(const Arr<float>& y, const Maybe<float>& weight, const Maybe<std::int64_t>& indptr,
+               const Maybe<std::uint32_t>& keys, const Maybe<float>& values, const Maybe<float>& x) {
+        const auto count = static_cast<std::size_t>(y.size());
+        need(!weight || static_cast<std::size_t>(weight->size()) == count, "begin: one weight a row");
+        Rows rows = bind(count, indptr, keys, values, x);
+        rows.y = y.data(), rows.weight = weight ? weight->data() : nullptr;
+        held_ = py::make_tuple(y, weight, indptr, keys, values, x);
+        begun_ = rows;
+    }
+
+    void halve(std::size_t start, std::size_t end, Arr<float> sums) {
+        need(start <= end && end <= begun_.count, "halve: expected rows that were begun");
+        need(static_cast<std::size_t>(sums.size()) == planes() * (end - start) * table_.classes, "halve: sums of another size");
+        ops_.halve(rule_, table_, begun_, room(begun_), start, end, writable(sums));
+    }
+
+    std::uint64_t whole(std::size_t start, std::size_t end, const Arr<float>& sums) {
+        need(start <= end && end <= begun_.count, "whole: expected rows that were begun");
+        need(static_cast<std::size_t>(sums.size()) == planes() * (end - start) * table_.classes, "whole: sums of another size");
+        std::uint64_t bad = 0;
+        for (std::size_t at = start;;) {
+            at = ops_.whole(rule_, table_, begun_, room(begun_), tracked_ ? &track_ : nullptr, at, start, end, sums.data(), &bad);
+            if (at == end) return bad;
+            grow(track_.count + (longest(begun_) + 1) * table_.classes);
+        }
+    }
+
+    std::size_t planes() const { return squared(rule_.learner) ? 2 : 1; }
+
     void leave() {
         if (desk_.memory) desk_.gone(desk_.member).store(1);
     }
@@ -284,6 +314,8 @@ private:
     std::vector<std::int64_t> own_indptr_;
     std::vector<std::uint32_t> own_keys_;
     std::vector<float> own_values_;
+    Rows begun_{0, nullptr, nullptr, nullptr, nullptr, 0, nullptr, nullptr};
+    py::tuple held_;
 };
 
 std::int64_t rows_select(const Arr<std::int64_t>& indptr, const Arr<std::uint32_t>& keys, const Maybe<float>& values,
@@ -336,6 +368,10 @@ void bind_learn(py::module_& m) {
         .def("sit", &Native::sit, arg("desk").noconvert(), arg("member"), arg("members"), arg("lot"), arg("limit_s"))
         .def("split", &Native::split, arg("out").noconvert(), arg("y").noconvert(), none("weight"),
              arg("indptr").noconvert(), arg("keys").noconvert(), none("values"), arg("whole") = false)
+        .def("begin", &Native::begin, arg("y").noconvert(), none("weight"), none("indptr"), none("keys"), none("values"), none("x"))
+        .def("halve", &Native::halve, arg("start"), arg("end"), arg("sums").noconvert())
+        .def("whole", &Native::whole, arg("start"), arg("end"), arg("sums").noconvert())
+        .def("planes", &Native::planes)
         .def("leave", &Native::leave)
         .def("learn_one", &Native::learn_one, arg("x").noconvert(), arg("y"))
         .def("step", &Native::step, arg("ids").noconvert(), arg("g").noconvert())

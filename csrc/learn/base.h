@@ -235,6 +235,46 @@ inline std::size_t learn(const Rule& r, const Table& t, const Rows& rows, const 
     return i;
 }
 
+// The two halves of `learn` where the columns of a row lie with several members. First each one's part of the sums of
+// rows [start, end): margins (end - start, classes), then as many squares where the learner asks for them.
+template <Learner L>
+inline void halve(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, std::size_t start, std::size_t end,
+                  float* margins) {
+    float* squares = margins + (end - start) * t.classes;
+    for (std::size_t i = start; i < end; ++i) {
+        if (t.far) fetch(t, rows, i + 2);
+        const Line row = line(view(t, rows, s, t.keys - (r.bias != 0), i), t, r.bias);
+        for (std::uint32_t c = 0; c < t.classes; ++c) {
+            const Sums part = dot<L>(t, row, c, nullptr, false);
+            *margins++ = part.margin;
+            if constexpr (squared(L)) *squares++ = part.square;
+        }
+    }
+}
+
+// Then, from the sums of all members for rows [start, end), the step of the keys that are here; returns as `learn` does.
+template <Learner L>
+inline std::size_t whole(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t i,
+                         std::size_t start, std::size_t end, const float* margins, std::uint64_t* bad) {
+    const float* squares = squared(L) ? margins + (end - start) * t.classes : nullptr;
+    for (; i < end; ++i) {
+        const View v = view(t, rows, s, t.keys - (r.bias != 0), i);
+        if (track && track->count + (v.count + 1) * t.classes > track->capacity) return i;
+        const float* scores = margins + (i - start) * t.classes;
+        const float square = squares ? squares[(i - start + 1) * t.classes - 1] : 0;
+        bool fine = std::isfinite(square);
+        for (std::uint32_t c = 0; c < t.classes; ++c) fine = fine && std::isfinite(scores[c]);
+        const float y = rows.y[i], weight = rows.weight ? rows.weight[i] : 1.f;
+        fine = fine && !std::isinf(y) && std::isfinite(weight);
+        *bad += !fine;
+        if (!fine || std::isnan(y) || weight == 0) continue;
+        t.clock[0] += 1;
+        learn_row<L>(r, t, line(v, t, r.bias), track, y, weight, scores, square);
+        if (t.scale) scale_learn(t.scale, rows.x + i * rows.width, rows.width);
+    }
+    return i;
+}
+
 template <Learner L>
 inline bool step(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
     if (track && track->count + m > track->capacity) return false;

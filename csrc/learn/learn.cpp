@@ -39,6 +39,20 @@ struct Split {
     }
 };
 template <Learner L>
+struct Halve {
+    static void run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, std::size_t start, std::size_t end,
+                    float* sums) {
+        base::halve<L>(r, t, rows, s, start, end, sums);
+    }
+};
+template <Learner L>
+struct Whole {
+    static std::size_t run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t at,
+                           std::size_t start, std::size_t end, const float* sums, std::uint64_t* bad) {
+        return base::whole<L>(r, t, rows, s, track, at, start, end, sums, bad);
+    }
+};
+template <Learner L>
 struct Step {
     static bool run(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
         return base::step<L>(r, t, track, ids, g, m);
@@ -59,6 +73,16 @@ static int split(const Rule& r, const Table& t, const Rows& rows, const Scratch&
     return choose<Split>(r.learner, r, t, rows, s, desk, scores, bad);
 }
 
+static void halve(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, std::size_t start, std::size_t end,
+                  float* sums) {
+    choose<Halve>(r.learner, r, t, rows, s, start, end, sums);
+}
+
+static std::size_t whole(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t at,
+                         std::size_t start, std::size_t end, const float* sums, std::uint64_t* bad) {
+    return choose<Whole>(r.learner, r, t, rows, s, track, at, start, end, sums, bad);
+}
+
 static bool step(const Rule& r, const Table& t, Track* track, const std::uint32_t* ids, const float* g, std::size_t m) {
     return choose<Step>(r.learner, r, t, track, ids, g, m);
 }
@@ -73,7 +97,7 @@ static void sigmoid(const float* scores, std::size_t m, float* out) {
 
 template <auto Select>
 static const Ops& with() {
-    static const Ops made{predict, learn, Select, split, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
+    static const Ops made{predict, learn, Select, split, halve, whole, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
     return made;
 }
 

@@ -9,6 +9,9 @@ enum class Loss : int { squared, logistic, hinge, quantile, poisson, epsilon };
 enum class Learner : int { sgd, adagrad, ftrl, nag, pa1, pa2 };
 enum class Merge : int { owner, add, average, touch, conflict };
 
+// Whether a step asks for |x|^2 (PA) or the sum of (x / scale)^2 (NAG) beside the margin.
+constexpr bool squared(Learner l) { return l == Learner::nag || l == Learner::pa1 || l == Learner::pa2; }
+
 struct Rule {
     Loss loss;
     Learner learner;
@@ -63,6 +66,11 @@ struct Ops {
                           std::uint32_t* keys, float* values);
     // The same for a member of a crew, whose rows hold the keys it owns (split.h). -1, or the member that did not come.
     int (*split)(const Rule&, const Table&, const Rows&, const Scratch&, const Desk&, float* scores, std::uint64_t* bad);
+    // The two halves of `learn` for rows whose columns lie with several members: this one's part of the sums of rows
+    // [start, end), and the step of its columns from the sums of all, from row `at` on (base.h).
+    void (*halve)(const Rule&, const Table&, const Rows&, const Scratch&, std::size_t start, std::size_t end, float* sums);
+    std::size_t (*whole)(const Rule&, const Table&, const Rows&, const Scratch&, Track*, std::size_t at, std::size_t start,
+                         std::size_t end, const float* sums, std::uint64_t* bad);
     // One step with ready gradients g (m,) of block rows ids (m,); false where the track is full.
     bool (*step)(const Rule&, const Table&, Track*, const std::uint32_t* ids, const float* g, std::size_t m);
     // Slope of the loss at each score.

@@ -18,7 +18,7 @@ FLAGS = {
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
     "spool": ("data.spool", "DIR", "keep rows that cannot be asked for again here before they are acknowledged"),
-    "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part"),
+    "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part, window, user, columns, grid:RxC"),
     "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
     "rate": ("model.rate", "X", "step size (FTRL alpha, passive-aggressive C)"),
@@ -101,12 +101,12 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
     folder = Path(args.ckpt)
     if not (folder / "manifest.json").exists():
-        found = store.latest(folder)
-        if found is None:
+        newest = store.latest(folder)
+        if newest is None:
             raise StoreError("no checkpoint found", where=args.ckpt, fix="give the directory that --checkpoint wrote")
-        folder = found.path
-    text = describe.inspect(folder)
-    print(json.dumps(text) if args.json else "\n".join(f"{name:12} {value}" for name, value in text.items()))
+        folder = newest.path
+    found = describe.inspect(folder)
+    print(json.dumps(found) if args.json else "\n".join(describe.told(found)))
     return 0
 
 

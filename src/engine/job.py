@@ -5,11 +5,12 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from engine import __version__, crew, loop
+from engine import __version__, crew, grid, loop
 from engine.clean.pipeline import open_pipeline
 from engine.clean.text import grams
 from engine.cluster.clock import Clock, Rules
@@ -62,6 +63,7 @@ def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     given = source if source is not None else config.data.source
     if isinstance(given, str) and config.data.follow and not given.startswith("follow:"):
         given = f"follow:{given}"
+    registry.builder(config.model.kind)  # a mistaken name is told before anything is read or written
     if config.data.spool and not config.checkpoint.dir:
         raise ConfigError("data.spool: rows leave the spool when a checkpoint holds them, found no checkpoint.dir",
                           fix="--checkpoint DIR, or no spool")
@@ -88,7 +90,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     options |= {"columns": data.columns, "where": data.where, "wait_s": data.wait, "idle_s": data.idle,
                 "spool": lambda name: spool(config, name)}
-    return options | {"piece_rows": WINDOW if config.exchange.split == "keys" else interval(config) * threads(config)}
+    whole = config.exchange.split == "keys" or config.data.rule == "columns"
+    return options | {"piece_rows": WINDOW if whole else interval(config) * threads(config)}
 
 
 def spool(config: Config, feed: str) -> Spool | None:
@@ -114,6 +117,11 @@ def threads(config: Config) -> int:
             raise ConfigError(f"exchange.virtual: expected a multiple of {launched()} ranks, found {config.exchange.virtual}",
                               fix=f"exchange.virtual={launched() * max(1, 16 // launched())}")
         return config.exchange.virtual // launched()
+    if grid.named(config.data.rule):
+        if config.loop.threads > 1:
+            raise ConfigError(f"loop.threads: a rule by columns has one worker a rank, found {config.loop.threads}",
+                              fix="loop.threads=1 and more ranks")
+        return 1
     if config.loop.threads:
         return config.loop.threads
     local = int(os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
@@ -126,18 +134,36 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any
     stage = open_pipeline(config.clean.stages, schema)
     team = team or assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
-    least = WINDOW if config.exchange.split == "keys" else 2048 if workers == 1 else 1
+    cut = isinstance(team, grid.Grid)
+    least = WINDOW if config.exchange.split == "keys" or (cut and team.at.parts == 1) else 2048 if workers == 1 else 1
     every = config.checkpoint.every
     saves = bool(config.checkpoint.dir)
     rules = Rules(save_rows=every if saves and isinstance(every, int) else 0,
                   save_s=every if saves and isinstance(every, float) else 0.0 if every else 60.0 * saves,
                   stop_rows=config.loop.stop_after_rows)
     every_s = config.exchange.every if isinstance(config.exchange.every, float) and workers > 1 else 0.0
-    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage)
+    exchange = team.exchange if cut else loop.synchronous
+    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage, exchange=exchange)
 
 
-def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Crew:
-    """The workers of this rank: replicas that are merged, or owners of the keys of one model."""
+def gridded(config: Config, link: Link, schema: Schema) -> grid.Grid:
+    """The worker of this rank where columns are cut: its share of one linear model."""
+    exchange = config.exchange
+    lockstep = (exchange.mode, exchange.codec, exchange.split, exchange.virtual) == ("bsp", "exact", "rows", 0)
+    grid.check(config.model.kind, config.clean.stages, config.model.interactions, lockstep, False, looked_at(config))
+    at = grid.shape(config.data.rule, link.size, link.rank, schema)
+
+    def make(mine: Schema, bias: bool) -> Model:
+        own = config if bias else replace(config, model=replace(config.model, bias=0.0))
+        return build(own, mine, tracked=at.parts > 1)
+
+    return grid.Grid(link, at, schema, make, lot=config.shard.lot)
+
+
+def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Crew | grid.Grid:
+    """The workers of this rank: replicas that are merged, or owners of the keys or columns of one model."""
+    if grid.named(config.data.rule):
+        return gridded(config, link, schema)
     if config.exchange.split == "rows":
         return loop.Team(build(config, schema, tracked=threads(config) * link.size > 1), threads(config))
     crew.check(schema.sparse, config.model.kind, config.clean.stages)
@@ -217,6 +243,10 @@ def rhythm(config: Config) -> str:
     often = f"{every:g} s" if isinstance(every, float) else f"{interval(config)} rows"
     if config.exchange.split == "keys":
         return f"keys split, scores summed every {often}"
+    if grid.named(config.data.rule):
+        lot = config.model.batch or config.shard.lot
+        return f"{config.data.rule}, scores summed every {lot} row{'s' * (lot > 1)}" + (
+            f", row parts merged every {often}" if config.data.rule != "columns" else "")
     return f"exchange every {often}, {config.exchange.merge}"
 
 
@@ -233,6 +263,9 @@ def classes(config: Config, schema: Schema) -> int:
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
     k, mine = interval(config) * threads(config), threads(config)
+    if grid.named(config.data.rule):
+        grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
+        return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
         return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
     if mine > 1 and getattr(source, "pure", False):
@@ -244,15 +277,19 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
         return streams.Spread(source, link, share, sync.vote, position)
     if config.data.rule == "part":
         return streams.Placed(source, link, position=position)
-    grid = getattr(source, "piece_rows", 0)
-    if config.data.rule == "deal" and grid:
-        return streams.Placed(source, link, grid=grid, position=position)
+    block = getattr(source, "piece_rows", 0)
+    if config.data.rule == "deal" and block:
+        return streams.Placed(source, link, grid=block, position=position)
     name, seed, column = config.data.rule, config.run.seed, key_column(config, source.schema)
+    told = agreed(link, lambda: rule.named(config.data.user), "data.user") if name == "user" else None
+    span = agreed(link, lambda: window(config, source.schema), "data.window") if name == "window" else 0.0
     bounds = agreed(link, lambda: range_bounds(source, link, column), "range bounds") if name == "range" else None
     bounds = link.bcast(bounds, name="range bounds")
 
     def owner(batch: Batch) -> Array:
-        return rule.owner(name, batch.order, batch, link.size, block_rows=k, seed=seed, key_column=column, bounds=bounds)
+        time = batch.x[:, column] if name == "window" and column is not None and batch.x is not None else None
+        return rule.owner(name, batch.order, batch, link.size, block_rows=k, seed=seed, key_column=column, bounds=bounds,
+                          time=time, window=span, user=told)
 
     return streams.Dealt(source, link, owner, sync.vote, position)
 
@@ -267,6 +304,18 @@ def key_column(config: Config, schema: Schema) -> int | None:
         raise ConfigError(f"data.key: expected one of {', '.join(schema.columns[:12]) or 'no named columns'}, found {key!r}",
                           fix=f"did you mean {near[0]!r}?" if near else "name a dense feature column, not the target")
     return schema.columns.index(key)
+
+
+def window(config: Config, schema: Schema) -> float:
+    """The span of rule window, in rows of the global order, or in seconds of the column that `data.key` names."""
+    span, key = config.data.window, config.data.key
+    if span is None or (isinstance(span, float) and (not key or schema.sparse)):
+        found = "none" if span is None else f"{span:g} s, and no dense column of times"
+        raise ConfigError(f"data.window: expected a span in rows, or in seconds and a column of times, found {found}",
+                          fix="data.window=5000rows, or data.window=60s and data.key=COLUMN")
+    if isinstance(span, int) and key:
+        raise ConfigError(f"data.window: expected seconds with data.key={key}, found {span} rows", fix="data.window=60s")
+    return float(span)
 
 
 def range_bounds(source: Source, link: Link, column: int | None) -> Array | None:

@@ -22,6 +22,7 @@ from engine.cluster.adapt import Review
 from engine.cluster.clock import Action, Clock, Report, Rules, Save, Stop, Tick, advance, pace
 from engine.comm import sync
 from engine.crew import Crew
+from engine.grid import Grid
 from engine.source import stream as streams
 from engine.types import Array, Batch, Block, Counts, Link, Model, State, Update
 from engine.update.merge import combine
@@ -123,7 +124,7 @@ class Job:
     """
 
     link: Link
-    team: Team | Crew
+    team: Team | Crew | Grid
     meter: Meter
     stream: Any
     k: int

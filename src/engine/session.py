@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from engine import grid, loop, relearn
 from engine import job as jobs
-from engine import loop, relearn
 from engine.cluster.clock import Rules, Save, Stop
 from engine.comm import sync
 from engine.config import Config, resolve
@@ -42,9 +42,11 @@ class Session:
         self._stream: Stream | None = None
         try:
             sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
-            if self.config.exchange.split == "keys" and self.link.size > 1:
-                raise ConfigError("exchange.split=keys: a Session on several ranks has rows of its own on each",
-                                  fix="use exchange.split=rows, or one rank with loop.threads")
+            whole = grid.named(self.config.data.rule)
+            if (self.config.exchange.split == "keys" or whole) and self.link.size > 1:
+                found = f"data.rule={self.config.data.rule}" if whole else "exchange.split=keys"
+                raise ConfigError(f"{found}: a Session on several ranks has rows of its own on each",
+                                  fix="use exchange.split=rows and data.rule=deal, or one rank")
             self.events: list[dict[str, Any]] = []  # drifts, relearnings and what the gate kept back
             self._queue = _Queue()
             self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)

@@ -16,7 +16,9 @@ class Data:
 
     Live sources: `columns` names what comes, where no first rows can be looked at; `wait`: seconds to wait for those;
     `idle`: a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
-    Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").
+    Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").  `rule` by rows: deal, hash, range (of column `key`),
+    random, part, window (spans of `window`: "5000rows", or "60s" of the time in column `key`), user (the function that `user`
+    names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].
     """
 
     source: str = ""
@@ -43,6 +45,8 @@ class Data:
     spool_keep: bool = False
     rule: str = "deal"
     key: str | None = None
+    window: Every = None
+    user: str = ""
 
 
 @dataclass
@@ -251,7 +255,8 @@ class Embed:
 @dataclass
 class Shard:
     """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, room a rank; `memory`
-    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks."""
+    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks. `lot`: rows whose partial scores are
+    summed at once where columns are cut (data.rule=columns, grid): 1 is exact, more is stale by so many rows."""
 
     onesided: str = "auto"
     service: str = "auto"
@@ -259,6 +264,7 @@ class Shard:
     rows: int = 1 << 20
     backups: int = 0
     memory: int = 0
+    lot: int = 1
 
 
 @dataclass
@@ -301,7 +307,6 @@ CHOICES = {
     "data.format": ("csv", "libsvm", "frames", "text"),
     "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
-    "data.rule": ("deal", "hash", "range", "random", "part"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
@@ -314,7 +319,9 @@ CHOICES = {
     "fault.memory": ("auto", "on", "off"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
-PATTERNS = {"exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
+PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid(:[1-9]\d{0,5}x[1-9]\d{0,5})?",
+                          "deal, hash, range, random, part, window, user, columns or grid[:RxC]"),
+            "exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
@@ -323,7 +330,7 @@ LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
-          "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.memory": 0,
+          "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
           "fault.silent": 0.2, "fault.seal": 1}
 

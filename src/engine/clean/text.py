@@ -22,7 +22,8 @@ class Tokens(Keyed):
     """Columns of text become keys of their n-grams: `words` and `chars` are orders (`1`, `1-2`, empty: none).
 
     It comes first: the source reads `columns` by it (`grams`), so rows come here as keys and pass. `weight` of an n-gram
-    in a text: count, binary, sqrt of the count, tf (of all n-grams), l2 (counts to length 1). See docs/clean.md.
+    in a text: count, binary, sqrt of the count, tf (of all n-grams), l2 (counts to length 1).
+    See docs/clean.md.
     """
 
     def __init__(self, columns: str = "", words: object = "1", chars: object = "", weight: str = "count") -> None:
@@ -32,7 +33,8 @@ class Tokens(Keyed):
         self.columns = tuple(part for part in str(columns).split("+") if part)
         self.orders = (*span("words", words), *span("chars", chars), WEIGHTS.index(weight))
         if not any(self.orders[:4]):
-            raise ConfigError("tokens: expected orders of words or of chars, found neither", fix="tokens?columns=text&words=1-2")
+            raise ConfigError("tokens: expected orders of words or of chars, found neither",
+                              fix="tokens?columns=text&words=1-2")
 
     def bind(self, schema: Schema) -> Schema:
         if not schema.sparse:

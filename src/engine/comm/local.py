@@ -251,6 +251,14 @@ class Local:
         self.received += letter.data.nbytes
         return letter.data
 
+    @property
+    def timeout_s(self) -> float:
+        return self._room.timeout_s
+
+    def share(self, name: str, value: Any) -> list[Any]:
+        """What each member left, itself and no copy."""
+        return self._swap(name, value)
+
     def close(self) -> None:
         return
 

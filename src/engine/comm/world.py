@@ -83,6 +83,14 @@ class World:
         """The duplicate this Link works on, for `comm/repair.py`."""
         return self._comm
 
+    def part(self, colour: int) -> World:
+        """The ranks that give the same colour (collective)."""
+        comm = self._comm.Split(colour, self.rank)
+        made = World(comm, timeout_s=self.timeout_s, watch=self._watch, absent=self._absent)
+        comm.Free()
+        made.alarm = lambda: self.alarm()
+        return made
+
     def vote(self, values: Array, *, name: str) -> Array:
         mine = np.ascontiguousarray(values)
         table = np.empty((self.size, *mine.shape), mine.dtype)

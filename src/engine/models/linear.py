@@ -132,14 +132,42 @@ class Linear:
         self.bad += bad
         return out if absent < 0 else absent
 
+    def learn_apart(self, batch: Batch, lot: int, total: Callable[[Array], Array]) -> Array:
+        """`learn` where this model holds some columns of every row and its peers the others: the scores of whole rows.
+
+        `total(sums)` adds up what all of them bring for a lot of `lot` rows; the rows of a lot do not see one another's
+        steps. With `batch` > 0 a lot is a batch, and nothing is stale.
+        """
+        out, count = self._scores(batch), len(batch)
+        if self.options["batch"]:
+            step = self.options["batch"]
+            for low in range(0, count, step):
+                part = batch.slice(low, min(low + step, count))
+                out[low : low + step] = self.learn_batch(part, total(self.predict(part)))
+            return out
+        try:
+            self._native.begin(batch.y, batch.weight, batch.indptr, batch.keys, batch.values, batch.x)
+        except (ValueError, IndexError) as error:
+            raise _refused(error) from None
+        halve, whole, shape = self._native.halve, self._native.whole, (self._native.planes(), *out.shape[1:])
+        for low in range(0, count, lot):
+            high = min(low + lot, count)
+            sums = np.empty((shape[0], high - low, *shape[1:]), np.float32)
+            halve(low, high, sums)
+            sums = total(sums)
+            self.bad += whole(low, high, sums)
+            out[low:high] = sums[0]
+        return out
+
     def leave(self) -> None:
         """Tells the crew not to wait for this member."""
         self._native.leave()
 
-    def learn_batch(self, batch: Batch) -> Array:
-        """Scores of all rows under one state, then one step along the mean gradient of the labelled rows."""
+    def learn_batch(self, batch: Batch, scores: Array | None = None) -> Array:
+        """Scores of all rows under one state (`scores`, where they are known), then one step along the mean gradient of the
+        labelled rows."""
         _batchable(self.options)
-        scores = self.predict(batch)
+        scores = self.predict(batch) if scores is None else scores
         slope = np.empty(len(batch), np.float32)
         self._native.slope(scores, batch.y, slope)
         use = np.isfinite(slope) & np.isfinite(scores)

@@ -95,7 +95,8 @@ class Bounds:
 
 
 class Columns:
-    """Feature columns in `groups`, by hash or in contiguous ranges of equal width (or of equal `weight` a column).
+    """Feature columns in `groups`: by hash, in contiguous ranges of equal width (or of equal `weight` a column), or cyclic,
+    column c in group c mod `groups`, which needs no table however wide the rows are.
 
     >>> Columns(6, 2, by="range").group.tolist()
     [0, 0, 0, 1, 1, 1]
@@ -104,7 +105,9 @@ class Columns:
     def __init__(self, width: int, groups: int, *, by: str = "range", weight: Array | None = None, seed: int = 0) -> None:
         if not 1 <= groups <= width:
             raise ConfigError(f"columns: expected 1 to {width} groups, found {groups}", fix="fewer ranks, or a rule by rows")
-        self.width, self.groups = width, groups
+        self.width, self.groups, self.cyclic = width, groups, by == "cyclic"
+        if self.cyclic:
+            return
         column = np.arange(width, dtype=np.uint64)
         if by == "hash":
             self.group = (mixed(column + np.uint64(seed)) % np.uint64(groups)).astype(np.int32)
@@ -113,14 +116,14 @@ class Columns:
             place = np.cumsum(load) - load / 2
             self.group = np.minimum((place * groups / load.sum()).astype(np.int32), groups - 1)
         else:
-            raise ConfigError(f"columns: expected hash or range, found {by!r}")
+            raise ConfigError(f"columns: expected hash, range or cyclic, found {by!r}")
         self.local = np.zeros(width, np.uint32)  # a column's number inside its group
         for g in range(groups):
             self.local[self.group == g] = np.arange(np.count_nonzero(self.group == g))
 
     def of(self, group: int) -> Array:
         """int64: the columns of a group, ascending."""
-        return np.flatnonzero(self.group == group)
+        return np.arange(group, self.width, self.groups) if self.cyclic else np.flatnonzero(self.group == group)
 
     def check(self, batch: Batch) -> None:
         """DataError where the rows do not have these columns."""
@@ -140,9 +143,11 @@ class Columns:
             x = np.ascontiguousarray(batch.x[:, self.of(group)])
             return Batch(batch.y, batch.order, batch.previous, x=x, weight=batch.weight)
         assert batch.indptr is not None and batch.keys is not None
-        mine = self.group[batch.keys] == group
+        mine = (batch.keys % np.uint32(self.groups) if self.cyclic else self.group[batch.keys]) == group
+        keys = batch.keys[mine]
         indptr = np.concatenate([[0], np.cumsum(mine)])[batch.indptr].astype(np.int64)
-        return Batch(batch.y, batch.order, batch.previous, indptr=indptr, keys=self.local[batch.keys[mine]],
+        return Batch(batch.y, batch.order, batch.previous, indptr=indptr,
+                     keys=keys // np.uint32(self.groups) if self.cyclic else self.local[keys],
                      values=None if batch.values is None else batch.values[mine], weight=batch.weight)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -99,7 +102,11 @@ def told(user: User | None, order: Array, batch: Batch, size: int) -> Array:
     """int32 of the user's own rule; ShardError where it names a shard that is not there, or not one for each row."""
     if user is None:
         raise ConfigError("rule user: expected a function (order, batch, size) -> shard of each row, found none")
-    found = np.asarray(user(order, batch, size))
+    try:
+        found = np.asarray(user(order, batch, size))
+    except Exception as error:
+        raise ShardError(f"the user's rule raised {type(error).__name__}: {error}", where=f"rows {order[0]} to {order[-1]}"
+                         if len(order) else "", fix="it is called with (order, batch, size)") from error
     if found.shape != (len(order),) or found.dtype.kind not in "iu":
         raise ShardError(f"the user's rule: expected {len(order)} whole numbers, found {found.dtype} of shape {found.shape}")
     bad = np.flatnonzero((found < 0) | (found >= size))
@@ -107,6 +114,26 @@ def told(user: User | None, order: Array, batch: Batch, size: int) -> Array:
         raise ShardError(f"the user's rule: expected shards 0 to {size - 1}, found {found[bad[0]]}",
                          where=f"row {int(order[bad[0]])}", fix="return a shard that exists; `size` is the number of them")
     return found.astype(np.int32)
+
+
+def named(text: str) -> User:
+    """The function `(order, batch, size) -> shard of each row` that "module:function" or "path/file.py:function" names."""
+    home, _, attribute = text.rpartition(":")
+    try:
+        if home.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(f"engine_rule_{Path(home).stem}", home)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(home)
+        found: User = getattr(module, attribute)
+    except Exception as error:  # whatever the user's module raises
+        raise ConfigError(f"data.user: cannot import {text!r}: {error}",
+                          fix="data.user=package.module:function or file.py:function") from None
+    if not callable(found):
+        raise ConfigError(f"data.user: expected a function, found {text!r} of type {type(found).__name__}")
+    return found
 
 
 def waves(pieces: int, reader: Callable[[int, int], int], size: int, start: int = 0) -> Iterator[range]:

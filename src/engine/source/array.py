@@ -7,6 +7,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,14 @@ class ArraySource:
         self.rows, self.schema, self.piece_rows = rows, schema, piece_rows
         self.pieces: int | None = -(-len(rows) // piece_rows)
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
+
+    def narrow(self, columns: Array) -> ArraySource:
+        """The same rows with some neighbouring columns alone, where they are dense."""
+        x, low, high = self.rows.x, int(columns[0]), int(columns[-1]) + 1
+        if x is None:
+            raise DataError("expected dense rows, found sparse ones")
+        schema = replace(self.schema, width=high - low, columns=self.schema.columns[low:high])
+        return ArraySource(replace(self.rows, x=np.ascontiguousarray(x[:, low:high])), schema, piece_rows=self.piece_rows)
 
     def streamed(self, piece: int) -> bool:
         return False

@@ -101,19 +101,17 @@ def open_source(
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
                           plan=plan)
+    said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
+            "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text}
     if live(spec):
-        options = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
-                   "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-                   "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text}
-        return open_live(spec, options, plan=plan or named_plan(columns, spec, options), find=find)
+        return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
         return from_files(paths, task=task, piece_rows=piece_rows)
     begun = b""
     if plan is None and spec == "-" and (columns or (format == "text" and task)):  # said, so nothing has to be waited for
-        plan = named_plan(columns, spec, {"format": format, "task": task, "labels": labels, "target": target, "header": header,
-                                          "delimiter": delimiter, "categorical": categorical, "missing": missing,
-                                          "hash_bits": hash_bits, "text": text})
+        plan = named_plan(columns, spec, said)
     if plan is None:
         if spec == "-":
             begun = open_stream(spec).read(HEAD_BYTES)

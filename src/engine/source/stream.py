@@ -52,6 +52,7 @@ class Dealt:
 
     def __init__(self, source: Source, link: Link, owner: Owner, vote: Vote, position: Position | None = None) -> None:
         self._source, self._link, self._owner, self._vote = source, link, owner, vote
+        self._parts = link.size  # shares of `k` rows in a window
         at = position or Position()
         cursor = at.cursors[0] if at.cursors else Cursor(at.rest, 0)
         self._next, self._skip = cursor.piece, cursor.row
@@ -64,7 +65,7 @@ class Dealt:
 
     def take(self, k: int) -> Batch | None:
         """This rank's rows (perhaps none) of the next `size * k` rows of the job; None after the last, on all ranks."""
-        end = self.order + k * self._link.size
+        end = self.order + k * self._parts
         while self._read < end and not self._ended:
             self._wave()
         end = min(end, self._read)
@@ -173,30 +174,38 @@ class Dealt:
         link = self._link
         if link.size == 1:
             return [rows] if rows is not None and len(rows) else []
-        parts = [np.empty(0, np.uint8)] * link.size
+        parts, error = [np.empty(0, np.uint8)] * link.size, None
         if rows is not None and len(rows):
-            owner = self._owner(rows)
-            order = np.argsort(owner, kind="stable")
-            cuts = np.searchsorted(owner[order], np.arange(link.size + 1))
-            parts = [pack(rows.take(order[a:b])) if b > a else parts[0] for a, b in pairwise(cuts)]
+            try:
+                parts = self._cuts(rows)
+            except Exception as caught:  # before anything moves, on every rank
+                error = caught
+        self._vote(link, [], error, name="rows to owners")
         found = [unpack(part) for part in link.alltoall(parts, name="rows to owners") if len(part)]
         return sorted(found, key=lambda batch: int(batch.order[0]))
 
+    def _cuts(self, rows: Batch) -> list[Array]:
+        """What goes to each rank, packed."""
+        owner = self._owner(rows)
+        order = np.argsort(owner, kind="stable")
+        cuts = np.searchsorted(owner[order], np.arange(self._link.size + 1))
+        return [pack(rows.take(order[a:b])) if b > a else np.empty(0, np.uint8) for a, b in pairwise(cuts)]
+
 
 class Spread(Dealt):
-    """Every row on every rank, each time with the keys alone that `share(rows, rank)` leaves it."""
+    """Every rank is sent what `share(rows, rank)` says: the same rows with some of their keys or columns, or none.
+
+    A window has `parts` shares of `k` rows (0: one for each rank).
+    """
 
     def __init__(self, source: Source, link: Link, share: Callable[[Batch, int], Batch], vote: Vote,
-                 position: Position | None = None) -> None:
+                 position: Position | None = None, parts: int = 0) -> None:
         super().__init__(source, link, lambda rows: rows.order, vote, position)
-        self._share = share
+        self._share, self._parts = share, parts or link.size
 
-    def _move(self, rows: Batch | None) -> list[Batch]:
-        none = np.empty(0, np.uint8)
-        full = rows is not None and len(rows) > 0
-        parts = [pack(self._share(rows, rank)) if full and rows is not None else none for rank in range(self._link.size)]
-        found = [unpack(part) for part in self._link.alltoall(parts, name="keys to owners") if len(part)]
-        return sorted(found, key=lambda batch: int(batch.order[0]))
+    def _cuts(self, rows: Batch) -> list[Array]:
+        shares = (self._share(rows, rank) for rank in range(self._link.size))
+        return [pack(rows) if len(rows) else np.empty(0, np.uint8) for rows in shares]
 
 
 class Placed:

@@ -6,10 +6,12 @@ libraries. Tables: the target is a column, other numeric columns are features (`
 """
 from __future__ import annotations
 
+import copy
 import importlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -93,9 +95,9 @@ class Slabs:
                             fix="?x=NAME&y=NAME")
         self.path, self.count = path, max(1, -(-int(self.x.shape[0]) // SLAB_ROWS))
 
-    def rows(self, i: int) -> tuple[Array, Array]:
+    def rows(self, i: int, columns: slice) -> tuple[Array, Array]:
         part = slice(i * SLAB_ROWS, (i + 1) * SLAB_ROWS)
-        return np.ma.filled(self.x[part], np.nan), np.ma.filled(self.y[part], np.nan)
+        return np.ma.filled(self.x[part, columns], np.nan), np.ma.filled(self.y[part], np.nan)
 
 
 class TableSource:
@@ -111,6 +113,7 @@ class TableSource:
         self.pieces: int | None = int(self._starts[-1])
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
         self._missing, first = missing, self._files[0]
+        self._slab = slice(None)
         if isinstance(first, Parquet):
             goal = -1 if target is None else target
             self._target = goal if isinstance(goal, str) else first.names[goal]
@@ -136,6 +139,13 @@ class TableSource:
                     return Schema(len(self._columns), False, kind, texts, self._columns)
         return Schema(len(self._columns), False, "regression", (), self._columns)
 
+    def narrow(self, columns: Array) -> TableSource:
+        """The same rows with some neighbouring feature columns alone; the others are not read."""
+        made, low, high = copy.copy(self), int(columns[0]), int(columns[-1]) + 1
+        made._columns, made._slab = self._columns[low:high], slice(low, high)
+        made.schema = replace(self.schema, width=high - low, columns=made._columns)
+        return made
+
     def streamed(self, piece: int) -> bool:
         return False
 
@@ -146,7 +156,7 @@ class TableSource:
         file = int(np.searchsorted(self._starts, piece, "right")) - 1
         held, place = self._files[file], piece - int(self._starts[file])
         if isinstance(held, Slabs):
-            return held.rows(place)
+            return held.rows(place, self._slab)
         names = [*self._columns, self._target, *(t[0] for t in self._tests)]
         absent = [n for n in names if n not in held.names]
         if absent:
