@@ -13,7 +13,7 @@ from engine.errors import ConfigError, EngineError
 
 FLAGS = {
     "target": ("data.target", "COL", "target column, by name or number"),
-    "format": ("data.format", "F", "csv or libsvm (found from the first line otherwise)"),
+    "format": ("data.format", "F", "csv, libsvm or text (found from the first line otherwise)"),
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
@@ -101,12 +101,12 @@ def inspect(args: argparse.Namespace, guard: Any) -> int:
 
     folder = Path(args.ckpt)
     if not (folder / "manifest.json").exists():
-        found = store.latest(folder)
-        if found is None:
+        newest = store.latest(folder)
+        if newest is None:
             raise StoreError("no checkpoint found", where=args.ckpt, fix="give the directory that --checkpoint wrote")
-        folder = found.path
-    text = describe.inspect(folder)
-    print(json.dumps(text) if args.json else "\n".join(f"{name:12} {value}" for name, value in text.items()))
+        folder = newest.path
+    found = describe.inspect(folder)
+    print(json.dumps(found) if args.json else "\n".join(describe.told(found)))
     return 0
 
 

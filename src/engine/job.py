@@ -12,6 +12,7 @@ import numpy as np
 
 from engine import __version__, crew, grid, loop
 from engine.clean.pipeline import open_pipeline
+from engine.clean.text import grams
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
@@ -62,6 +63,7 @@ def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     given = source if source is not None else config.data.source
     if isinstance(given, str) and config.data.follow and not given.startswith("follow:"):
         given = f"follow:{given}"
+    registry.builder(config.model.kind)  # a mistaken name is told before anything is read or written
     if config.data.spool and not config.checkpoint.dir:
         raise ConfigError("data.spool: rows leave the spool when a checkpoint holds them, found no checkpoint.dir",
                           fix="--checkpoint DIR, or no spool")
@@ -81,7 +83,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
-    if config.clean.stages and data.missing == "zero":
+    options["text"] = grams(config.clean.stages)
+    if len(config.clean.stages) > (options["text"] is not None) and data.missing == "zero":
         options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target

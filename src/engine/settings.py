@@ -304,7 +304,8 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),

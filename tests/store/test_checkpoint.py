@@ -9,7 +9,7 @@ import pytest
 from engine.errors import StoreError
 from engine.store import atomic, checkpoint
 from engine.store.checkpoint import commit, latest, load, save_part, split, step_dir
-from engine.store.describe import inspect
+from engine.store.describe import inspect, told
 from engine.types import Block
 
 META = {"engine": "0.1.0", "rows": 12, "match": {"model": "linear", "width": 4}}
@@ -273,6 +273,13 @@ def test_inspect(tmp_path):
     )
     with pytest.raises(StoreError, match="neither"):
         inspect(tmp_path / "nothing")
+
+
+def test_what_a_checkpoint_holds_is_told_in_lines(tmp_path):
+    save(tmp_path, 1)
+    lines = told(inspect(tmp_path))
+    assert any(line.split()[:2] == ["model/linear", "float32"] and "(7, 3)" in line for line in lines)
+    assert max(map(len, lines)) < 160
 
 
 def test_parts_of_a_killed_attempt_do_not_stay(tmp_path):

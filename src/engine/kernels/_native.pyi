@@ -45,8 +45,11 @@ def parse_csv(
     y: NDArray[np.float32], x: NDArray[np.float32] | None, indptr: NDArray[np.int64] | None,
     keys: NDArray[np.uint32] | None,
     values: NDArray[np.float32] | None, at: NDArray[np.int64], bad: NDArray[np.int64], tally: NDArray[np.int64], *,
-    delimiter: int = 44, mask: int = ..., lines_only: bool = True, isa: str = "",
+    delimiter: int = 44, mask: int = ..., lines_only: bool = True,
+    orders: Sequence[int] = ..., isa: str = "",
 ) -> tuple[int, int]: ...
+def text_grams(data: Bytes, ends: NDArray[np.int64], orders: Sequence[int], seed: int = 0,
+               mask: int = ...) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]: ...
 # clean: what each means is in csrc/clean/ops.h
 def clean_standard(x: NDArray[np.float32], stats: NDArray[np.float64], fit: bool, out: NDArray[np.float32], *,
                    isa: str = "") -> None: ...

@@ -47,3 +47,36 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "meta": manifest["meta"],
         "problems": checkpoint.problems,
     }
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """What `inspect` gave, as lines for people: what is learned, from what, and what lies where."""
+    meta = found["meta"]
+    config = meta.get("config", {})
+    lines = [f"{name:12} {value}" for name, value in (
+        ("path", found["path"]),
+        ("step", f"{found['step']:,}" + (f" on top of step {found['base']}" if found["base"] else "")),
+        ("saved by", f"engine {meta.get('engine', '?')}, {meta.get('ranks', len(found['parts']))} ranks"),
+        ("learned", f"{meta['clock'][1]:,} rows in {meta['clock'][0]:,} steps" if "clock" in meta else "?"),
+        ("source", config.get("data", {}).get("source", "") or "rows handed over"),
+        ("model", f"{config.get('model', {}).get('kind', '?')}, {_task(meta)}"),
+        ("size", f"{sum(part['size_bytes'] for part in found['parts']):,} bytes in {len(found['parts'])} parts"),
+    )]
+    own = [(path, block) for path, block in found["blocks"].items() if not path.startswith("meter/")]
+    meters = [block["size_bytes"] for path, block in found["blocks"].items() if path.startswith("meter/")]
+    wide = max((len(path) for path, _ in own), default=0)
+    lines.append("blocks")
+    lines += [f"  {path:{wide}}  {block['dtype']} {tuple(block['shape'])}  {block['size_bytes']:,} bytes"
+              + "".join(f"  {name}" for name, _ in block["columns"]) for path, block in own]
+    if meters:
+        lines.append(f"  {'meter/*':{wide}}  {len(meters)} blocks of scores  {sum(meters):,} bytes")
+    return lines + [f"problem      {problem}" for problem in found["problems"]] + ["(--json gives everything)"]
+
+
+def _task(meta: dict[str, Any]) -> str:
+    if "schema" not in meta:
+        return "?"
+    width, sparse, task = meta["schema"]
+    labels = [str(label) for label in meta.get("labels", [])]
+    named = f" ({', '.join(labels[:8])}{', …' * (len(labels) > 8)})" if labels else ""
+    return f"{task}{named}, {width:,} {'keys' if sparse else 'columns'}"
