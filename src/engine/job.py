@@ -12,6 +12,7 @@ import numpy as np
 
 from engine import __version__, crew, grid, loop
 from engine.clean.pipeline import open_pipeline
+from engine.clean.text import grams
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
@@ -82,7 +83,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
-    if config.clean.stages and data.missing == "zero":
+    options["text"] = grams(config.clean.stages)
+    if len(config.clean.stages) > (options["text"] is not None) and data.missing == "zero":
         options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
