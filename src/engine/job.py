@@ -219,10 +219,8 @@ def policy(config: Config) -> Policy:
 
 def loaded(directory: str) -> Model:
     """The model of the newest checkpoint in a directory, for predicting alone."""
-    found = store.latest(directory)
-    if found is None:
-        raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
-    model, stage, _ = restored(*store.load(found))
+    state, meta, _ = store.newest(directory)
+    model, stage, _ = restored(state, meta)
     if stage is not None:
         raise ConfigError("teacher: expected a model without stages of its own", where=directory)
     return model
