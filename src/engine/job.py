@@ -267,7 +267,8 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
+        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
+                    share=config.exchange.mode == "bsp")
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -292,6 +293,12 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
                           time=time, window=span, user=told)
 
     return streams.Dealt(source, link, owner, sync.vote, position)
+
+
+def timed(job: loop.Job) -> None:
+    """A live stream is told how long the job's own learning takes, by which it deals rows and feeds."""
+    if isinstance(job.stream, Live):
+        job.stream.busy_s = lambda: job.counts.values.get("learn_s", 0.0)
 
 
 def key_column(config: Config, schema: Schema) -> int | None:
