@@ -155,6 +155,7 @@ def migrate_live(setting: Setting) -> Iterator[Row]:
     yield row("migrate.live", found["freeze_ms"], "ms", "stop and copy", found["stop_ms"], bars={
         "freeze_p99_ms": "<= 1", "line_rate": ">= 0.9", "bytes": "<= 1.15", "identical": ">= 1"}, freeze_p99_ms=found["freeze_ms"],
         freeze_median_ms=found["freeze_median_ms"], line_rate=found["mbs"] * 8e6 / 1e9, bytes=found["bytes"],
+        rows=found["rows"], wire_rate=found["wire_mbs"] * 8e6 / 1e9,
         identical=int(found["identical"]), seconds=found["seconds"], slots=found["slots"], mpi=vendor())
 
 
