@@ -165,8 +165,8 @@ def test_feeds_of_a_rank_that_dies_are_read_by_those_who_go_on_in_place(tmp_path
         [sys.executable, "-m", "engine", "run", "--supervise", "--on-loss=shrink", "-n", "3", "train", f"follow:{inbox}",
          "--checkpoint", str(folder), "--every", "100000rows", "--run-dir", "-", "--threads", "1", "--json", "--quiet",
          "--task", "regression", "--learner", "sgd", "--rate", "1", "model.bias=0", "model.power_t=0",
-         "model.loss=squared", "model.scale=false", "exchange.every=16", "exchange.merge=add", "data.format=libsvm", "data.idle=4",
-         "fault.ranks_per_node=1"],
+         "model.loss=squared", "model.scale=false", "exchange.every=16", "exchange.merge=add", "data.format=libsvm",
+         "data.idle=4", "fault.ranks_per_node=1"],
         env={**os.environ, "ENGINE_AUDIT": str(audit), "ENGINE_CRASH": "own:1:20"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True)
