@@ -108,7 +108,7 @@ class Mover:
 
     def _count(self) -> int:
         """Rows that are to move."""
-        return sum(len(rows.keys) for rows in self.table.rows(self.wanted, batch_rows=1 << 14))
+        return self.table.slab.count(self.table.node, self.wanted)
 
     def _sent(self, dirty: int) -> Generator[str, None, move.Event]:
         began, size = time.monotonic(), self.parcels.size_bytes
@@ -184,8 +184,8 @@ class Mover:
             self.table.slab.bump(2)
         self.table.slab.gate(False)
         self.closed = False
-        self.table.watch(0, False)
         self.frozen_s = time.monotonic() - self.began_s
+        self.table.watch(0, False)
 
     def _tell(self) -> None:
         for rank in self.tell:
