@@ -23,7 +23,7 @@ FLAGS = {
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
     "rate": ("model.rate", "X", "step size (FTRL alpha, passive-aggressive C)"),
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
-    "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
+    "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms; none given: by the kind of model"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
     "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
