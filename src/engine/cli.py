@@ -13,7 +13,7 @@ from engine.errors import ConfigError, EngineError
 
 FLAGS = {
     "target": ("data.target", "COL", "target column, by name or number"),
-    "format": ("data.format", "F", "csv or libsvm (found from the first line otherwise)"),
+    "format": ("data.format", "F", "csv, libsvm or text (found from the first line otherwise)"),
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
@@ -23,7 +23,7 @@ FLAGS = {
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
     "rate": ("model.rate", "X", "step size (FTRL alpha, passive-aggressive C)"),
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
-    "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms; none given: by the kind of model"),
+    "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
     "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
