@@ -33,6 +33,7 @@ from engine.update import strategy as plans
 from engine.update.distill import distill
 from engine.watch.meter import Meter
 
+APART = ("meter/", "own/", "tactic/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
 WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
@@ -226,7 +227,7 @@ def loaded(directory: str) -> Model:
     if config.clean.stages:
         raise ConfigError("teacher: expected a model without stages of its own", where=directory)
     model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(APART)})
     return model
 
 
@@ -363,6 +364,10 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
             state[path], ranges[path] = block, (0, len(block.data), len(block.data))
+    if job.memory is not None:
+        kept, parts = job.memory.fold(job)
+        state |= {f"exchange/{name}": block for name, block in kept.items()}
+        ranges |= {f"exchange/{name}": part for name, part in parts.items()}
     return state, ranges
 
 
@@ -416,8 +421,9 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    job.team.load({path: block for path, block in state.items() if not path.startswith(APART)})
     _restore_own(job, state)
+    job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
     if job.tactic is not None:
         job.tactic.load(state)
     if job.stage is not None:

@@ -328,7 +328,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(jobs.APART)})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):
