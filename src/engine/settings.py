@@ -304,7 +304,8 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
@@ -335,6 +336,6 @@ LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if key == "every":
+    if key == "every" or (section, key) == ("data", "window"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
