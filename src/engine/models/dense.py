@@ -150,4 +150,5 @@ def build_softmax(spec: Spec) -> Graded:
     if spec.policy is None:
         raise DataError("softmax: expected a chain of policies, found none")
     return Graded(make, spec.policy, loss=loss, width=width, batch=step_rows("softmax", spec.options.get("batch")),
-                  merge=spec.merge, seed=spec.seed, tracked=spec.tracked, scale=not spec.schema.sparse if scale is None else bool(scale))
+                  merge=spec.merge, seed=spec.seed, tracked=spec.tracked,
+                  scale=not spec.schema.sparse if scale is None else bool(scale))
