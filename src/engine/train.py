@@ -225,6 +225,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
+    jobs.timed(job)
     if shield is not None:
         shield.begin(job, opened.schema)
         job.keeper = shield
