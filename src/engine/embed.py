@@ -125,7 +125,7 @@ class Engine:
         except EngineError as error:
             session._stream.refuse(error)
             raise
-        session._stream.put(*rows)
+        session._stream.take(*rows, None, (self.arrays[x or ""][0], self.arrays[y or ""][0]))
 
     @coded
     def predict(self, x: str, out: str) -> None:
