@@ -89,7 +89,7 @@ def source_options(config: Config) -> dict[str, Any]:
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     options |= {"columns": data.columns, "where": data.where, "wait_s": data.wait, "idle_s": data.idle,
-                "spool": lambda name: spool(config, name)}
+                "spool": lambda name: spool(config, name), "event": (config.time.column, config.time.id, config.time.unit)}
     whole = config.exchange.split == "keys" or config.data.rule == "columns"
     return options | {"piece_rows": WINDOW if whole else interval(config) * threads(config)}
 
@@ -228,7 +228,7 @@ def loaded(directory: str) -> Model:
     if config.clean.stages:
         raise ConfigError("teacher: expected a model without stages of its own", where=directory)
     model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
     return model
 
 
@@ -361,6 +361,8 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
     if job.tactic is not None:
         state |= job.tactic.state()
+    for path, block in ({} if job.events is None else job.events.state()).items():
+        state[path], ranges[path] = block, (0, len(block.data), len(block.data))
     for thread, model in enumerate(job.team.models):
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
@@ -418,10 +420,12 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
     _restore_own(job, state)
     if job.tactic is not None:
         job.tactic.load(state)
+    if job.events is not None:
+        job.events.load(state)
     if job.stage is not None:
         job.stage.load(state)
     _restore_meter(job, state, meta["ranks"])

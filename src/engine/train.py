@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, modes, relearn
+from engine import __version__, events, loop, modes, relearn
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -101,6 +101,15 @@ class Diary:
         self.event(name, rows, **known)
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items())
         self.note(f"{name} at row {rows}: {', '.join(words)}")
+
+    def window(self, found: dict[str, Any]) -> None:
+        """A window that has closed, to windows.jsonl."""
+        if self.folder:
+            if self._windows is None:
+                self._windows = Lines(self.folder / "windows.jsonl")
+            self._windows.write(found)
+
+    _windows: Lines | None = None
 
     def note(self, text: str) -> None:
         if self.log:
@@ -195,6 +204,9 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
             job, shield = mend.mend(lost, job, shield, mend.Means(config, opened, diary, guard, prepared))
             link = job.link
     stats = jobs.gathered_stats(link, opened)
+    if isinstance(job.events, events.Events):
+        job.events.close(final=True)
+        stats["time"] = job.events.totals()
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
     opened.close()
@@ -221,7 +233,10 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if link.bcast(diary.live, name="live view"):
         job.rules = replace(job.rules, report_s=LIVE_S)
     job.tactic = relearn.start(config, job, opened.schema, opened, diary.happened)
-    shield = protect.start(config, link)
+    job.events = events.start(config, job, diary.window)
+    if job.events is not None and config.time.labels == "later":
+        job.tactic = job.events
+    shield = None if events.asked(config) else protect.start(config, link)
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
@@ -328,7 +343,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     if stage is not None:
         stage.load(state)
     model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

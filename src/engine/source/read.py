@@ -11,7 +11,7 @@ from engine.errors import ConfigError, DataError
 from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
+from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
 from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -73,6 +73,7 @@ def open_source(
     spool: Callable[[str], Any] = lambda name: None,
     where: str = "",
     text: Grams = None,
+    event: Event = ("", "", "auto"),
 ) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
@@ -83,6 +84,10 @@ def open_source(
                  or format in ("libsvm", "frames")):
         raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
                           fix="data.format=text for lines of a label and text")
+    if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
+                           or format in ("libsvm", "frames", "text")):
+        raise ConfigError("time: expected a source of named columns, CSV or a table, or Kafka", where=spec,
+                          fix="leave time.column and time.id out")
     if spec.startswith("make:"):
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
@@ -96,14 +101,15 @@ def open_source(
             return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
         return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
-                        quoted_newlines=quoted_newlines, text=text)
+                        quoted_newlines=quoted_newlines, text=text, event=event)
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
-                          plan=plan)
+                          plan=plan, event=event)
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text}
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text,
+            "event": event}
     if live(spec):
         return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
