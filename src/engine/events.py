@@ -98,7 +98,10 @@ class Events:
         if not found:
             return None
         rows = join(found)
-        return rows.take(np.argsort(rows.order, kind="stable"))
+        rows = rows.take(np.argsort(rows.order, kind="stable"))
+        step = np.arange(len(rows))
+        rows.order = np.maximum.accumulate(rows.order - step) + step  # places of rows learned where they are read may meet
+        return rows
 
     def _judged(self, rows: Batch, watermark: int) -> Batch:
         """Counts late rows and rows without a time; leaves late ones out where that is asked for."""
@@ -257,31 +260,32 @@ class Events:
         figures = _figures(self._task, scores[seen], rows.y[seen])
         for number in np.unique(pane).tolist():
             mine = pane == number
-            self.sums[number] = self.sums.get(number, np.zeros(4)) + [mine.sum(), *figures[mine].sum(axis=0)]
+            total = np.array([mine.sum(), *figures[mine].sum(axis=0)])
+            self.sums[number] = self.sums.get(number, np.zeros(4)) + total
 
     _task = "binary"
 
     def close(self, final: bool = False) -> None:
-        """Tells of the windows that the watermark has passed, or of all (collective)."""
-        if self.panes is None:
-            return
+        """Tells of the windows that the watermark has passed, or of all; collective only where one may be due."""
         panes = self.panes
-        mine = np.array([min(self.sums, default=1 << 62), max(self.sums, default=-(1 << 62))], np.int64)
-        table = self.link.vote(mine, name="panes")
-        low, high = int(table[:, 0].min()), int(table[:, 1].max())
-        if low > high:
+        if panes is None:
             return
-        begin = max(self.closed, low) if self.closed != NO_TIME else low
-        mark = (high + panes.size // panes.slide) * panes.slide if final else self.rows_seen if panes.rows else self.mark.value
-        due = panes.closed(begin, mark) if mark != NO_TIME else []
-        for first, last, end in due[-100_000:]:
-            part = sum((self.sums.get(pane, np.zeros(4)) for pane in range(first, last)), np.zeros(4))
-            total = self.link.vote(part, name="window").sum(axis=0)
-            if total[0]:
-                self.tell(self._window(first, end, total))
-            self.closed = end // panes.slide
-        keep = self.closed - panes.size // panes.slide + 1 if self.closed != NO_TIME else NO_TIME
-        self.sums = {pane: total for pane, total in self.sums.items() if pane >= keep}
+        mark = self.rows_seen if panes.rows else self.mark.value
+        upto = 1 << 62 if final else mark // panes.slide if mark != NO_TIME else NO_TIME
+        if upto <= self.closed:
+            return
+        per = panes.size // panes.slide
+        mine = [[pane, *total] for pane, total in sorted(self.sums.items()) if pane < upto]
+        sums: dict[int, Array] = {}
+        for part in self.link.allgather(np.array(mine, np.float64).reshape(-1, 5), name="windows"):
+            for pane, *total in part.tolist():
+                sums[int(pane)] = sums.get(int(pane), np.zeros(4)) + total
+        ends = {end for pane in sums for end in range(pane + 1, pane + per + 1) if self.closed < end <= upto}
+        for end in sorted(ends):
+            total = sum((sums[pane] for pane in range(end - per, end) if pane in sums), np.zeros(4))
+            self.tell(self._window(end - per, end * panes.slide, total))
+        self.closed = upto
+        self.sums = {pane: total for pane, total in self.sums.items() if pane + per > upto}
 
     def _window(self, first: int, end: int, total: Array) -> dict[str, Any]:
         assert self.panes is not None
@@ -326,7 +330,8 @@ class Events:
 
     def _adopt(self, found: dict[str, Array], place: int) -> None:
         mark, rows, closed = found["mark"].tolist()
-        self.mark.value, self.rows_seen, self.closed = max(self.mark.value, mark), max(self.rows_seen, rows), max(self.closed, closed)
+        self.mark.value, self.closed = max(self.mark.value, mark), max(self.closed, closed)
+        self.rows_seen = max(self.rows_seen, rows)
         newest = int(found["newest"][0])
         if newest != NO_TIME:
             self.mark.newest[self.link.rank] = max(self.mark.newest.get(self.link.rank, NO_TIME), newest)
@@ -384,8 +389,8 @@ def _bare(rows: Batch) -> Array:
     """Which rows have no feature: all missing or 0, or no key."""
     if rows.x is not None:
         return (np.isnan(rows.x) | (rows.x == 0)).all(axis=1)
-    assert rows.indptr is not None
-    filled = np.ones(len(rows.keys), bool) if rows.values is None else ~(np.isnan(rows.values) | (rows.values == 0))  # type: ignore[arg-type]
+    assert rows.indptr is not None and rows.keys is not None
+    filled = np.ones(len(rows.keys)) if rows.values is None else ~(np.isnan(rows.values) | (rows.values == 0))
     sums = np.concatenate([[0], np.cumsum(filled)])
     return sums[rows.indptr[1:]] == sums[rows.indptr[:-1]]
 
@@ -422,9 +427,10 @@ def start(config: Any, job: loop.Job, tell: Callable[[dict[str, Any]], None]) ->
     if t.labels == "later" and not t.id:
         raise ConfigError("time.labels=later: labels find their rows by id, found no time.id", fix="--id COLUMN")
     mode = config.exchange.mode.partition(":")[0]
-    if mode not in ("bsp", "local") or config.exchange.split != "rows" or config.exchange.virtual:
+    if mode not in ("bsp", "local") or config.exchange.virtual or not isinstance(job.team, loop.Team):
         raise ConfigError("time: a watermark is agreed in lock-step, by replicas that merge; found exchange.mode="
-                          f"{config.exchange.mode}, split={config.exchange.split}", fix="exchange.mode=bsp, exchange.split=rows")
+                          f"{config.exchange.mode}, split={config.exchange.split}, data.rule={config.data.rule}",
+                          fix="exchange.mode=bsp, exchange.split=rows")
     if config.fault.memory == "on":
         raise ConfigError("time: node memory does not hold ids and held rows, found fault.memory=on", fix="checkpoints alone")
     if t.labels == "later" and job.tactic is not None:

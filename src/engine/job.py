@@ -359,7 +359,7 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
-    if job.tactic is not None:
+    if job.tactic is not None and job.tactic is not job.events:
         state |= job.tactic.state()
     for path, block in ({} if job.events is None else job.events.state()).items():
         state[path], ranges[path] = block, (0, len(block.data), len(block.data))
@@ -422,7 +422,7 @@ def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) ->
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
     job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
     _restore_own(job, state)
-    if job.tactic is not None:
+    if job.tactic is not None and job.tactic is not job.events:
         job.tactic.load(state)
     if job.events is not None:
         job.events.load(state)

@@ -206,10 +206,10 @@ def step(job: Job, rows: Batch | None) -> Tick:
     try:
         if rows is not None and len(rows) and job.stage is not None:
             rows = job.stage.learn(rows)
-        if job.events is not None:
-            job.events.settle(job)
         if rows is not None and len(rows):
             rows, scores = (job.team.learn(rows, job.k) if job.tactic is None else job.tactic.learn(job, rows))
+        if job.events is not None:
+            job.events.settle(job)
         if job.shared:
             update = job.team.update()
     except Exception as caught:

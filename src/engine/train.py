@@ -207,6 +207,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     if isinstance(job.events, events.Events):
         job.events.close(final=True)
         stats["time"] = job.events.totals()
+        diary.note("event time: " + ", ".join(f"{name} {n:,}" for name, n in stats["time"].items() if n))
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
     opened.close()
@@ -236,7 +237,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     job.events = events.start(config, job, diary.window)
     if job.events is not None and config.time.labels == "later":
         job.tactic = job.events
-    shield = None if events.asked(config) else protect.start(config, link)
+    shield = None if job.events is not None else protect.start(config, link)
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)

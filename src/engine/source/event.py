@@ -145,11 +145,6 @@ class Panes:
         """The pane of each time or order."""
         return place // self.slide
 
-    def closed(self, low: int, mark: int) -> list[tuple[int, int, int]]:
-        """Windows that end at or before `mark` and after pane `low`: (first pane, pane after the last, end)."""
-        per = self.size // self.slide
-        return [(end - per, end, end * self.slide) for end in range(low + 1, mark // self.slide + 1)]
-
 
 def _span(text: str, whole: str) -> tuple[int, bool]:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|rows)", text)

@@ -48,6 +48,12 @@ def whole_lines(data: bytes, path: str) -> bytes:
     return data[: data.rfind(b"\n") + 1] if len(data) >= HEAD_BYTES - 3 and b"\n" in data else data
 
 
+def unnamed(where: str) -> ConfigError:
+    """A time or an id is asked for where columns have no names."""
+    return ConfigError("time: expected a source of named columns, CSV or a table", where=where,
+                       fix="leave time.column and time.id out")
+
+
 def open_source(
     spec: str,
     *,
@@ -86,8 +92,7 @@ def open_source(
                           fix="data.format=text for lines of a label and text")
     if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
                            or format in ("libsvm", "frames", "text")):
-        raise ConfigError("time: expected a source of named columns, CSV or a table, or Kafka", where=spec,
-                          fix="leave time.column and time.id out")
+        raise unnamed(spec)
     if spec.startswith("make:"):
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
@@ -98,6 +103,8 @@ def open_source(
         if format == "text":
             return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
         if (format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")) == "libsvm":
+            if any(event[:2]):
+                raise unnamed(where)
             return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
         return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
