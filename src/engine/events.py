@@ -206,6 +206,8 @@ class Events:
             rows.y = come.y[order[place[hit]]]
             used[order[place[hit]]] = True
             job.meter.add(scores[hit], rows)
+            if come.time is not None:
+                rows.time = come.time[order[place[hit]]]  # a score counts when its label came
             self.scored(rows, scores[hit])
             job.team.learn(replace(rows, previous=np.full(len(rows), np.nan, np.float32)), job.k)
             self.counts["joined"] += len(hit)
@@ -440,6 +442,8 @@ def start(config: Any, job: loop.Job, tell: Callable[[dict[str, Any]], None]) ->
     if isinstance(horizon, float) is not bool(t.column):
         raise ConfigError(f"time.horizon: expected {'seconds' if t.column else 'rows, as rows have no time'}, found {horizon}",
                           fix="time.horizon=3600s" if t.column else "time.horizon=1000000rows, or --time COLUMN")
+    if t.labels == "later" or t.column:  # a lone rank would else look at its labels and the time every 2048 rows only
+        job.k = min(job.k, config.exchange.every if isinstance(config.exchange.every, int) else 256)
     panes = Panes.parse(t.window) if t.window else None
     if panes is not None and not panes.rows and not t.column:
         raise ConfigError("time.window: a window in seconds needs times, found no time.column", fix="--time COLUMN")
