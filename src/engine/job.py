@@ -27,7 +27,7 @@ from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store import heal
 from engine.store.spool import Spool
-from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, Stage, State
 from engine.update import drift
 from engine.update import policy as policies
 from engine.update import strategy as plans
@@ -222,14 +222,24 @@ def loaded(directory: str) -> Model:
     found = store.latest(directory)
     if found is None:
         raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
-    state, meta = store.load(found)
+    model, stage, _ = restored(*store.load(found))
+    if stage is not None:
+        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
+    return model
+
+
+def restored(state: State, meta: Mapping[str, Any]) -> tuple[Model, Stage | None, Schema]:
+    """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take."""
     config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
     width, sparse, task = meta["schema"]
-    if config.clean.stages:
-        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
-    model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
+    schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
+    config.data.labels, config.data.task = schema.labels or config.data.labels, task
+    stage = open_pipeline(config.clean.stages, schema)
+    if stage is not None:
+        stage.load(state)
+    model = build(config, schema if stage is None else stage.schema, tracked=False)
     model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
-    return model
+    return model, stage, schema
 
 
 def own_section(config: Config) -> str:
@@ -267,7 +277,8 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
+        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
+                    share=config.exchange.mode == "bsp")
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -292,6 +303,12 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
                           time=time, window=span, user=told)
 
     return streams.Dealt(source, link, owner, sync.vote, position)
+
+
+def timed(job: loop.Job) -> None:
+    """A live stream is told how long the job's own learning takes, by which it deals rows and feeds."""
+    if isinstance(job.stream, Live):
+        job.stream.busy_s = lambda: job.counts.values.get("learn_s", 0.0)
 
 
 def key_column(config: Config, schema: Schema) -> int | None:

@@ -359,6 +359,6 @@ LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if key in ("every", "horizon"):
+    if key in ("every", "horizon") or (section, key) == ("data", "window"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

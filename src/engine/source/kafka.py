@@ -73,6 +73,14 @@ class Partition:
             found = [message for message in found if message.error() is None]
         return self._rows(found) if found else None
 
+    @property
+    def waiting(self) -> int:
+        """Messages that the broker holds and that are not read yet, as the last answers said."""
+        if not self._begun or self._next < 0:
+            return 0
+        _, high = self._consumer.get_watermark_offsets(self._kafka.TopicPartition(self.topic, self.partition), cached=True)
+        return max(0, int(high) - self._next)
+
     def _trouble(self, error: Any) -> None:
         """A broker that is away comes back: librdkafka tries again by itself. What cannot mend is raised by name."""
         kafka = self._kafka.KafkaError
@@ -128,7 +136,8 @@ def open_kafka(spec: str, options: Mapping[str, Any], plan: Plan | None, find: C
     def feeds(rank: int, size: int) -> list[Feed]:
         return [Partition(spec, p, lines) for p in range(rank, count, size)]
 
-    return LiveSource(plan.schema, feeds, plan=plan, idle_s=options["idle_s"], stats=stats, more=lambda rank, size: [])
+    return LiveSource(plan.schema, feeds, plan=plan, idle_s=options["idle_s"], stats=stats, more=lambda rank, size: [],
+                      reopen=lambda name: Partition(spec, int(name.split()[-1]), lines))
 
 
 def partitions(spec: str) -> int:
