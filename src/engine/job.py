@@ -34,6 +34,7 @@ from engine.update import strategy as plans
 from engine.update.distill import distill
 from engine.watch.meter import Meter
 
+APART = ("meter/", "own/", "tactic/", "time/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
 WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
@@ -238,7 +239,7 @@ def restored(state: State, meta: Mapping[str, Any]) -> tuple[Model, Stage | None
     if stage is not None:
         stage.load(state)
     model = build(config, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
+    model.load({path: block for path, block in state.items() if not path.startswith(APART)})
     return model, stage, schema
 
 
@@ -384,6 +385,10 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
             state[path], ranges[path] = block, (0, len(block.data), len(block.data))
+    if job.memory is not None:
+        kept, parts = job.memory.fold(job)
+        state |= {f"exchange/{name}": block for name, block in kept.items()}
+        ranges |= {f"exchange/{name}": part for name, part in parts.items()}
     return state, ranges
 
 
@@ -437,8 +442,9 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/", "time/"))})
+    job.team.load({path: block for path, block in state.items() if not path.startswith(APART)})
     _restore_own(job, state)
+    job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
     if job.tactic is not None and job.tactic is not job.events:
         job.tactic.load(state)
     if job.events is not None:
