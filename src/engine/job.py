@@ -34,6 +34,7 @@ from engine.update import strategy as plans
 from engine.update.distill import distill
 from engine.watch.meter import Meter
 
+LEAST = 32  # rows of a worker between two sums of a model that learns by mini-batches, where the interval is its own
 APART = ("meter/", "own/", "tactic/", "time/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
 WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
@@ -105,8 +106,13 @@ def spool(config: Config, feed: str) -> Spool | None:
 
 def interval(config: Config) -> int:
     """Rows a worker learns between exchanges; the first step's where the interval is in seconds."""
-    every = config.exchange.every
-    return every if isinstance(every, int) else 32 if config.exchange.split == "keys" else 256
+    every, kind = config.exchange.every, config.model.kind
+    if isinstance(every, int):
+        return every
+    if kind in registry.GRADED:  # its rates are those of a step: few of them between sums
+        step = registry.step_rows(kind, plans.batch(config.update.strategy, config.update.batch))
+        return step * -(-LEAST // step)
+    return 32 if config.exchange.split == "keys" else 256
 
 
 def threads(config: Config) -> int:
@@ -480,8 +486,6 @@ def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> Non
         job.meter.load(of(job.link.rank))
     elif job.link.rank == 0:
         job.meter = Meter.merged([of(rank) for rank in range(ranks)])
-
-
 
 
 def gathered_stats(link: Link, source: Source) -> dict[str, Any]:

@@ -181,7 +181,8 @@ class Update:
 
 @dataclass
 class Exchange:
-    """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
+    """`split` rows: each worker learns its rows, and every `every` of them or seconds the sums are merged by `merge`
+    (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
     lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (as
