@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, events, loop, modes, relearn
+from engine import __version__, events, loop, modes, relearn, resume
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
@@ -238,7 +238,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if job.events is not None and config.time.labels == "later":
         job.tactic = job.events
     shield = None if job.events is not None else protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
+    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
     jobs.timed(job)
@@ -270,7 +270,7 @@ def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, dia
     return before
 
 
-def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
     """What the checkpoint said, where the run goes on from one."""
     folder = config.checkpoint.dir
     if not folder:
@@ -280,7 +280,7 @@ def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[
             raise StoreError("the checkpoint directory already holds a run", where=folder,
                              fix="go on with --resume, or give an empty directory")
         return None
-    before = jobs.restore(job, config, folder, schema)
+    before = resume.restore(job, config, folder, schema)
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"damaged checkpoint passed over: {problem}")
@@ -298,7 +298,7 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
         if shield is None or event.action.reason != "due":
             for note in shield.settle(job) if shield else []:
                 diary.note(note)
-            jobs.save(job, config, config.checkpoint.dir, schema)
+            resume.save(job, config, config.checkpoint.dir, schema)
         else:
             shield.save(job)
         diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from engine import job as jobs
-from engine import loop, modes
+from engine import loop, modes, resume
 from engine.config import resolve
 from engine.modes.coding import bounds
 from engine.types import Batch, Schema
@@ -31,13 +31,13 @@ class Run:
         stream.at, stream.k = at, 20
         self.job = jobs.assemble(self.config, link, SCHEMA, stream)
         if resume:
-            jobs.restore(self.job, self.config, str(folder), SCHEMA)
+            resume.restore(self.job, self.config, str(folder), SCHEMA)
 
     def go(self, until=10**9):
         """Saves as is due; stops at a save at `until` rows."""
         for event in modes.run(self.job, self.config):
             if isinstance(event.action, loop.Save):
-                jobs.save(self.job, self.config, self.config.checkpoint.dir, SCHEMA)
+                resume.save(self.job, self.config, self.config.checkpoint.dir, SCHEMA)
                 if event.rows >= until:
                     break
         return self

@@ -54,6 +54,17 @@ def unnamed(where: str) -> ConfigError:
                        fix="leave time.column and time.id out")
 
 
+def _refuse(spec: str, format: str | None, text: Grams, event: Event) -> None:
+    """Columns are asked for where a source has none."""
+    if text and (spec.startswith(("make:", "demo:", "ring:")) or tabular(spec) or spec.endswith((".npz", ".npy"))
+                 or format in ("libsvm", "frames")):
+        raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
+                          fix="data.format=text for lines of a label and text")
+    if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
+                           or format in ("libsvm", "frames", "text")):
+        raise unnamed(spec)
+
+
 def open_source(
     spec: str,
     *,
@@ -86,13 +97,7 @@ def open_source(
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
     row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
     """
-    if text and (spec.startswith(("make:", "demo:", "ring:")) or tabular(spec) or spec.endswith((".npz", ".npy"))
-                 or format in ("libsvm", "frames")):
-        raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
-                          fix="data.format=text for lines of a label and text")
-    if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
-                           or format in ("libsvm", "frames", "text")):
-        raise unnamed(spec)
+    _refuse(spec, format, text, event)
     if spec.startswith("make:"):
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
