@@ -22,15 +22,16 @@ def test_a_run_goes_on_after_its_cable_was_pulled(tmp_path):
             agent.chmod(0o755)
             launcher, more = bench.line(["en0", "en1"], [1, 1], str(agent))
             env = bench.environment() | more
-            run = subprocess.Popen([*launcher, sys.executable, *words], stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=env)
+            run = subprocess.Popen([*launcher, sys.executable, *words], stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+                                   env=env)
             try:
                 end = time.monotonic() + 40
                 while " 1024 " not in (tmp_path / "err").read_text() and run.poll() is None:
                     assert time.monotonic() < end, "the run did not begin"
                     time.sleep(0.02)
-                subprocess.run("ip link set ev00 down".split(), check=True)
+                subprocess.run(["ip", "link", "set", "ev00", "down"], check=True)
                 time.sleep(2.5)
-                subprocess.run("ip link set ev00 up".split(), check=True)
+                subprocess.run(["ip", "link", "set", "ev00", "up"], check=True)
                 assert run.wait(90) == 0, (tmp_path / "err").read_text()
             finally:
                 if run.poll() is None:
