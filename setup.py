@@ -11,9 +11,9 @@ HEADERS = glob("csrc/**/*.h", recursive=True)
 
 
 def changed(obj: str, src: str) -> bool:
-    """True if `src`, a header of its folder, or a shared header is newer than `obj`."""
+    """True if `src`, a header of its folder, or a header that several share is newer than `obj`."""
     family = os.path.dirname(src)
-    inputs = [src, "csrc/kernel.h", *(h for h in HEADERS if family.endswith(("bind", "embed")) or os.path.dirname(h) == family)]
+    inputs = [src, "csrc/kernel.h", "csrc/text/ops.h", *(h for h in HEADERS if family.endswith(("bind", "embed")) or os.path.dirname(h) == family)]
     return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs)
 
 

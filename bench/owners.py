@@ -1,4 +1,4 @@
-"""What a bench of sharded tables runs under MPI: `owners.py CASE`; rank 0 prints one JSON object at the end."""
+"""What a bench of sharded tables runs under MPI: `python -m bench.owners CASE`; rank 0 prints one JSON object at the end."""
 from __future__ import annotations
 
 import json
@@ -175,16 +175,16 @@ def migrate(link: World) -> dict[str, Any]:
     table, far = store.table, link.size - 1
     slots = store.ledger.owned(0)
     keys = owned(store, 0, rows)
+    weights = np.random.default_rng(7).normal(size=(rows, WIDTH)).astype(np.float32) * np.float32(0.1)
     if link.rank == 0:
-        table.inc(keys, np.ones((rows, WIDTH), np.float32))
+        table.inc(keys, weights)
     stop = np.zeros(1)
     made: list[dict[str, float]] = []
-    total = np.zeros(rows)
     for turn in range(4):
         plain = turn == 3
         wait(store, "begin")
         if link.rank == 1:
-            total += write(store, link, keys, rate)
+            write(store, link, keys, rate, weights)
         elif link.rank == 0:
             time.sleep(0.15)
             made.append(moved(store, slots, far, plain))
@@ -196,7 +196,7 @@ def migrate(link: World) -> dict[str, Any]:
             assert Mover(store, slots, 0, tell=[1]).run(short_s=0.5).phase == "done"
         wait(store, "back")
     if link.rank == 1:
-        right = bool((table.get(keys)[:, 0] == total + 1).all())
+        right = bool(np.array_equal(table.get(keys), weights))
     told = link.gather(right if link.rank == 1 else None, name="identical")
     wait(store, "checked")
     stop[:] = 1
@@ -205,25 +205,25 @@ def migrate(link: World) -> dict[str, Any]:
         return {}
     live, size = made[:3], rows * 256
     return {"freeze_ms": max(m["freeze_s"] for m in live) * 1e3, "freeze_median_ms": median(m["freeze_s"] for m in live) * 1e3,
-            "mbs": median(m["bytes"] / m["seconds"] for m in live) / 1e6, "bytes": median(m["bytes"] for m in live) / size,
+            "mbs": median(m["bytes"] / m["seconds"] for m in live) / 1e6, "bytes": median(m["wire"] for m in live) / size,
+            "rows": median(m["bytes"] for m in live) / size, "wire_mbs": median(m["wire"] / m["seconds"] for m in live) / 1e6,
             "seconds": median(m["seconds"] for m in live), "stop_ms": made[3]["freeze_s"] * 1e3, "identical": bool(told[1]),
             "slots": len(slots)}
 
 
-def write(store: Store, link: World, keys: Any, rate: int) -> Any:
-    """`rate` updates a second to random rows until rank 0 says stop; how often each was written."""
-    draw, count, began, done = np.random.default_rng(link.rank), np.zeros(len(keys)), time.perf_counter(), 0
-    one = np.ones((50, WIDTH), np.float32)
+def write(store: Store, link: World, keys: Any, rate: int, copy: Any) -> None:
+    """`rate` updates a second, steps of a learner, to random rows until rank 0 says stop; `copy` is updated alike."""
+    draw, began, done = np.random.default_rng(link.rank), time.perf_counter(), 0
+    steps = (draw.normal(size=(50, WIDTH)) * 1e-3).astype(np.float32)
     while not link._side.Iprobe(0, 99):
         if done < (time.perf_counter() - began) * rate:
             at = draw.integers(0, len(keys), 50)
-            store.table.inc(keys[at], one)
-            np.add.at(count, at, 1)
+            store.table.inc(keys[at], steps)
+            np.add.at(copy, at, steps)
             done += 50
         else:
             time.sleep(0.0005)
     link._side.recv(source=0, tag=99)
-    return count
 
 
 def moved(store: Store, slots: Any, target: int, plain: bool) -> dict[str, float]:
@@ -233,7 +233,8 @@ def moved(store: Store, slots: Any, target: int, plain: bool) -> dict[str, float
         end = mover.run()
         if end.phase != "done":
             raise RuntimeError(end.why)
-        return {"freeze_s": mover.frozen_s, "seconds": time.perf_counter() - began, "bytes": end.sent_bytes}
+        return {"freeze_s": mover.frozen_s, "seconds": time.perf_counter() - began, "bytes": end.sent_bytes,
+                "wire": mover.parcels.wire_bytes}
     with store.table.closed():
         for rows in store.table.rows(mover.wanted, batch_rows=2048):
             store.table.put(target, rows)
@@ -243,12 +244,12 @@ def moved(store: Store, slots: Any, target: int, plain: bool) -> dict[str, float
     took = time.perf_counter() - began
     mover._tell()
     mover._drop(False)
-    return {"freeze_s": took, "seconds": took, "bytes": 0.0}
+    return {"freeze_s": took, "seconds": took, "bytes": 0.0, "wire": 0.0}
 
 
 @case
 def resplit(link: World) -> dict[str, Any]:
-    """`owners.py resplit MIB`: so many MiB of float32 from 4 ranks' rows to 3 ranks' columns; memory beyond both, at most."""
+    """`bench.owners resplit MIB`: so many MiB of float32 from 4 ranks' rows to 3 ranks' columns; memory beyond both, at most."""
     from engine.shard import resplit as layout
 
     columns = 1 << 10

@@ -1,4 +1,8 @@
 #include "bind/array.h"
+#include "bind/grams.h"
+#include <algorithm>
+#include <cstring>
+
 #include "parse/ops.h"
 
 using namespace engine::parse;
@@ -45,37 +49,53 @@ py::tuple libsvm(const py::buffer& data, F32 y, I64 indptr, U32 keys, F32 values
     return py::make_tuple(r.rows, r.nnz, r.ones != 0);
 }
 
+// Bytes of the longest text there may be: of a line, or where quotes may hold line ends, of all.
+std::size_t longest(const std::uint8_t* data, std::size_t size, bool lines_only) {
+    if (!lines_only) return size;
+    std::size_t most = 0;
+    for (const std::uint8_t *p = data, *end = data + size; p < end;) {
+        const void* hit = std::memchr(p, '\n', static_cast<std::size_t>(end - p));
+        const auto* next = hit ? static_cast<const std::uint8_t*>(hit) + 1 : end;
+        most = std::max(most, static_cast<std::size_t>(next - p));
+        p = next;
+    }
+    return most;
+}
+
 py::tuple csv(const py::buffer& data, const Arr<std::uint8_t>& kinds, const Arr<std::uint64_t>& seeds, const py::bytes& labels,
               const I64& ends, F32 y, py::object x, py::object indptr, py::object keys, py::object values, I64 at, I64 bad,
-              I64 tally, int delimiter, std::uint32_t mask, bool lines_only, const std::string& isa) {
+              I64 tally, int delimiter, std::uint32_t mask, bool lines_only, const Orders& orders, const std::string& isa) {
     const auto info = data.request();
     const Text t = text(info);
     const auto& o = ops(level(isa));
     const std::string names = labels;
     const py::ssize_t columns = kinds.size();
     need(columns > 0 && seeds.size() == columns, "parse_csv: a kind and a seed a column");
-    need(delimiter > 0 && delimiter < 256 && delimiter != '\n' && delimiter != '"', "parse_csv: delimiter");
-    std::int64_t before = 0, width = 0;
+    need(delimiter >= 0 && (delimiter || columns == 2) && delimiter < 256 && delimiter != '\n' && delimiter != '"', "parse_csv: delimiter");
+    const auto g = grams_of(orders);
+    std::int64_t before = 0, width = 0, texts = 0;
     for (py::ssize_t i = 0; i < ends.size(); before = ends.data()[i++])
         need(ends.data()[i] >= before && ends.data()[i] <= static_cast<std::int64_t>(names.size()), "parse_csv: label ends");
     for (py::ssize_t i = 0; i < columns; ++i) {
-        need(kinds.data()[i] <= target_text, "parse_csv: kind 0..4");
-        need(x.is_none() || kinds.data()[i] != categorical, "parse_csv: a categorical column needs sparse output");
-        width += kinds.data()[i] == numeric;
+        need(kinds.data()[i] <= words, "parse_csv: kind 0..5");
+        need(x.is_none() || (kinds.data()[i] != categorical && kinds.data()[i] != words), "parse_csv: a column of words needs sparse output");
+        width += kinds.data()[i] == numeric, texts += kinds.data()[i] == words;
     }
     const auto lines = o.count(t.data, t.size, '\n') + 1;
     Out out = rows(y, at, bad, tally, lines);
     if (x.is_none()) {
         auto ip = py::cast<I64>(indptr); auto k = py::cast<U32>(keys); auto v = py::cast<F32>(values);
         need(ip.ptr() == indptr.ptr() && k.ptr() == keys.ptr() && v.ptr() == values.ptr(), "parse_csv: output dtype");
-        sparse(out, ip, k, v, lines, lines * columns);
+        sparse(out, ip, k, v, lines, lines * columns + static_cast<py::ssize_t>(texts ? engine::text::room(g, t.size) + lines * engine::text::room(g, 0) * texts : 0));
     } else {
         auto dense = py::cast<F32>(x);
         need(dense.ptr() == x.ptr() && dense.size() >= lines * width, "parse_csv: x is float32, width places a line");
         out.x = writable(dense);
     }
+    auto table = seen_of(g, texts ? longest(t.data, t.size, lines_only) : 0);
+    engine::text::Seen seen{table.data(), 0};
     const Csv plan{static_cast<std::uint8_t>(delimiter), lines_only, kinds.data(), seeds.data(), columns, width, mask,
-                   reinterpret_cast<const std::uint8_t*>(names.data()), ends.data(), ends.size()};
+                   reinterpret_cast<const std::uint8_t*>(names.data()), ends.data(), ends.size(), &g, &seen};
     Result r;
     {
         py::gil_scoped_release release;
@@ -99,5 +119,5 @@ void bind_parse(py::module_& m) {
     m.def("parse_csv", &csv, py::arg("data"), py::arg("kinds").noconvert(), py::arg("seeds").noconvert(), py::arg("labels"),
           py::arg("ends").noconvert(), py::arg("y").noconvert(), py::arg("x"), py::arg("indptr"), py::arg("keys"),
           py::arg("values"), py::arg("at").noconvert(), py::arg("bad").noconvert(), py::arg("tally").noconvert(), py::kw_only(),
-          py::arg("delimiter") = 44, py::arg("mask") = (1u << 30) - 1, py::arg("lines_only") = true, py::arg("isa") = "");
+          py::arg("delimiter") = 44, py::arg("mask") = (1u << 30) - 1, py::arg("lines_only") = true, py::arg("orders") = Orders{}, py::arg("isa") = "");
 }

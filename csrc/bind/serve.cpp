@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include <memory>
+#include <optional>
 
 #include "bind/table.h"
 #include "serve/thread.h"
@@ -17,6 +18,11 @@ std::uint64_t now_ns() {
     return static_cast<std::uint64_t>(t.tv_sec) * 1000000000 + static_cast<std::uint64_t>(t.tv_nsec);
 }
 
+engine::delta::Tools tools() {
+    const auto isa = engine::isa();
+    return {engine::delta::ops(isa), engine::entropy::ops(isa), engine::check::ops(isa)};
+}
+
 // The owner's side: tables it answers for, the requests it has carried out, and the loop that receives them.
 class PyServer {
 public:
@@ -25,6 +31,7 @@ public:
         server_.rank = rank, server_.ranks = ranks, server_.writer = writer, server_.clients = clients_.data();
         server_.promised = promised_.data(), server_.promised_room = promised_.size();
         server_.now_ns = now_ns, server_.check = &engine::check::ops(engine::isa());
+        server_.tools = &tools_, server_.packing = packing_.get();
     }
     void add(std::size_t table, py::object node, std::uint16_t mine) {
         auto& made = node.cast<PyNode&>();
@@ -77,6 +84,8 @@ private:
     static constexpr std::size_t promise_bytes = 1 << 20;  // a frame
     std::vector<Client> clients_;
     std::vector<std::uint8_t> promised_;
+    const engine::delta::Tools tools_ = tools();
+    const std::unique_ptr<Packing> packing_{new Packing};  // not cleared: pages come as they are used
     Server server_{};
     std::vector<py::object> held_;
     std::unique_ptr<Loop> loop_;
@@ -95,6 +104,27 @@ void bind_serve(py::module_& m) {
         .def("step", &PyServer::step)
         .def("stop", &PyServer::stop)
         .def("stats", &PyServer::stats);
+    m.def("rows_pack", [](const Arr<std::uint64_t>& keys, const Arr<std::uint32_t>& versions, const Arr<std::uint32_t>& clocks, const Arr<float>& values,
+                          const std::optional<Arr<std::uint32_t>>& base_versions, const std::optional<Arr<float>>& base) {
+        const auto n = static_cast<std::size_t>(keys.size());
+        need(values.ndim() == 2 && static_cast<std::size_t>(values.shape(0)) == n && versions.size() == keys.size() && clocks.size() == keys.size(),
+             "rows_pack: expected keys, versions, clocks (n,) and values (n, width)");
+        const auto width = static_cast<std::size_t>(values.shape(1));
+        need(n && n <= most_rows && n * width <= most_values, "rows_pack: too many rows");
+        need(bool(base_versions) == bool(base) && (!base || (base->size() == values.size() && base_versions->size() == keys.size())),
+             "rows_pack: expected a base of the same shape, and its versions");
+        Arr<std::uint8_t> out(static_cast<py::ssize_t>(pack_bound(n, width)));
+        const Parcel rows{n, width, keys.data(), versions.data(), clocks.data(), values.data(), base ? base_versions->data() : nullptr, base ? base->data() : nullptr};
+        auto* to = writable(out);
+        std::size_t size;
+        {
+            py::gil_scoped_release release;
+            static thread_local const std::unique_ptr<Packing> work{new Packing};
+            size = pack(tools(), rows, to, *work);
+        }
+        return py::object(out[py::slice(0, static_cast<py::ssize_t>(size), 1)]);
+    }, py::arg("keys").noconvert(), py::arg("versions").noconvert(), py::arg("clocks").noconvert(), py::arg("values").noconvert(),
+       py::arg("base_versions").noconvert() = py::none(), py::arg("base").noconvert() = py::none());
     m.def("call_crc", [](const Bytes& frame, std::size_t size) {
         need(size >= sizeof(Call) && size <= static_cast<std::size_t>(frame.size()), "call_crc: expected a frame");
         return crc_of(engine::check::ops(engine::isa()), frame.data(), size);

@@ -95,6 +95,9 @@ inline std::int64_t cell(const Field& f, std::int64_t column, const Csv& plan, c
             out.keys[row.nnz] = static_cast<std::uint32_t>(text_hash(f, plan.seeds[column])) & plan.mask;
             out.values[row.nnz++] = 1;
             return 0;
+        case words:
+            row.nnz = engine::text::grams(f.begin, f.end, *plan.grams, plan.seeds[column], plan.mask, *plan.seen, out.keys, out.values, row.nnz);
+            return 0;
         default: return 0;
     }
 }
@@ -118,6 +121,17 @@ inline std::int64_t record(const Byte*& p, const Byte* stop, const Csv& plan, co
     }
 }
 
+// A line without columns: a label up to the first blank or tab (none where it begins with one), then text.
+inline std::int64_t document(const Byte*& p, const Byte* stop, const Csv& plan, const Out& out, Row& row, std::int64_t& column) {
+    const Byte *end = line_end(p, stop), *to = p;
+    while (to < end && !blank(*to)) ++to;
+    const Field label{p, to, false, false}, rest{to, end, false, false};
+    p = end + (end < stop);
+    column = 0;
+    if (const auto code = cell(label, column, plan, out, row)) return code;
+    return cell(rest, ++column, plan, out, row);
+}
+
 // The record at `p`, which moves past its line end; counts it, or refuses it. A line of nothing is passed over.
 inline void row(const Byte* data, const Byte*& p, const Byte* stop, const Csv& plan, Sink& sink) {
     const Byte* line = p;
@@ -128,7 +142,7 @@ inline void row(const Byte* data, const Byte*& p, const Byte* stop, const Csv& p
     std::int64_t& rows = sink.done.rows;
     Row row{std::numeric_limits<float>::quiet_NaN(), out.x ? out.x + rows * plan.width : nullptr, sink.done.nnz};
     std::int64_t column;
-    if (const auto code = record(p, stop, plan, out, row, column)) return sink.refuse(line - data, column, code);
+    if (const auto code = plan.delimiter ? record(p, stop, plan, out, row, column) : document(p, stop, plan, out, row, column)) return sink.refuse(line - data, column, code);
     out.y[rows] = row.y;
     out.at[rows++] = line - data;
     if (out.indptr) out.indptr[rows] = sink.done.nnz = row.nnz;

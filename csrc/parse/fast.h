@@ -203,7 +203,7 @@ inline Result csv(const Byte* data, std::size_t size, const Csv& plan, const Out
     sink.done.ones = 0;
     const Byte *p = data, *stop = data + size;
     if (out.indptr) out.indptr[0] = 0;
-    const bool plain = plan.lines && plan.delimiter != '\r';
+    const bool plain = plan.lines && plan.delimiter && plan.delimiter != '\r';
     Region r{};
     while (p < stop) {
         r.p = p;

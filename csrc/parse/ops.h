@@ -1,11 +1,12 @@
 // Text to arrays: libsvm and CSV rows of a buffer of whole lines. Bad rows are recorded and left out, never guessed.
 #pragma once
 #include "kernel.h"
+#include "text/ops.h"
 
 namespace engine::parse {
 
 enum Code : std::int64_t { few = 1, many = 2, number = 3, finite = 4, label = 5, quote = 6, key = 7 };
-enum Kind : std::uint8_t { skip = 0, numeric = 1, categorical = 2, target = 3, target_text = 4 };
+enum Kind : std::uint8_t { skip = 0, numeric = 1, categorical = 2, target = 3, target_text = 4, words = 5 };
 enum Mode : int { exact = 0, masked = 1, hashed = 2 };
 
 // Where the rows go. `bad` holds (byte offset of the row, column, code) for the first `bad_room` bad rows;
@@ -23,7 +24,7 @@ struct Out {
 };
 
 struct Csv {
-    std::uint8_t delimiter;
+    std::uint8_t delimiter;      // 0: two columns, the first up to a blank or tab, the second the rest of the line
     bool lines;                  // false: a quoted field may hold line ends
     const std::uint8_t* kinds;   // Kind of each column
     const std::uint64_t* seeds;  // hash seed of each column
@@ -32,6 +33,8 @@ struct Csv {
     const std::uint8_t* labels;  // text of the labels, end to end
     const std::int64_t* ends;    // end of each label in `labels`
     std::int64_t label_count;
+    const engine::text::Grams* grams;  // of columns of text
+    engine::text::Seen* seen;
 };
 
 struct Result { std::int64_t rows, nnz, ones; };

@@ -157,6 +157,26 @@ struct Turn {
         status = finished.status, count = finished.count;
     }
 
+    // Packed copies; a delta is taken against rows of this table, and refused whole where one is not at the version it names.
+    void pack_rows() {
+        Packing& p = *s.packing;
+        const Slab& t = slab();
+        if (!unpack_head(*s.tools, body, call.size, call.count, t.width, p)) return void(status = Status::conflict);
+        if (p.against) {
+            std::memset(p.number, 0, 4 * std::size_t(call.count));
+            const Done found = gather(t, p.keys, call.count, s.init[call.table], p.base, p.number);
+            if (found.status != Status::ok) return void(status = found.status);
+            if (std::memcmp(p.number, p.base_versions, 4 * std::size_t(call.count))) return void(status = Status::conflict);
+        }
+        if (!unpack_values(*s.tools, call.count, t.width, p)) return void(status = Status::conflict);
+        const std::uint64_t generation = t.head->generation.load(std::memory_order_acquire);
+        status = generation & 1 ? Status::busy : begin(t, s.writer, generation);
+        if (status != Status::ok) return void(status = Status::busy);
+        const Done finished = stage(t, p.keys, p.versions, p.clocks, call.count, p.values);
+        end(t, s.writer);
+        status = finished.status, count = finished.count;
+    }
+
     void ask() {
         const auto* slots = read<std::uint32_t>(call.count);
         const Ledger& l = node()->ledger;
@@ -249,6 +269,7 @@ std::size_t body_bytes(const Server& s, const Call& c) {
         case Kind::flip: return n ? node->ledger.change_bytes() * n : 4;
         case Kind::ledger: case Kind::promise: return node->ledger.change_bytes() * n;
         case Kind::clock: return 0;
+        case Kind::pack: return n && n <= most_rows ? c.size : ~std::size_t(0);  // it says itself whether it is whole
         case Kind::ask: return 4 * n;
         case Kind::lock: case Kind::release: return 16;
         case Kind::recent: return (8 + sizeof(Client)) * n;
@@ -284,6 +305,7 @@ std::size_t handle(Server& s, const std::uint8_t* request, std::size_t size, std
         case Kind::recent: t.recent(); break;
         case Kind::drop: t.drop_slots(); break;
         case Kind::clock: t.clock(); break;
+        case Kind::pack: t.pack_rows(); break;
     }
     ++s.served;
     call.status = static_cast<std::uint32_t>(t.status), call.count = static_cast<std::uint32_t>(t.count), call.size = static_cast<std::uint32_t>(t.bytes);

@@ -1,11 +1,11 @@
 // The owner's side of a remote access: one request frame in, one reply frame out. docs/format.md has the byte table.
 #pragma once
-#include "check/ops.h"
+#include "serve/pack.h"
 #include "table/node.h"
 
 namespace engine::serve {
 
-enum class Kind : std::uint8_t { ping = 0, get = 1, apply = 2, commit = 3, stage = 4, ledger = 5, flip = 6, ask = 7, lock = 8, release = 9, recent = 10, drop = 11, clock = 12, promise = 13 };
+enum class Kind : std::uint8_t { ping = 0, get = 1, apply = 2, commit = 3, stage = 4, ledger = 5, flip = 6, ask = 7, lock = 8, release = 9, recent = 10, drop = 11, clock = 12, promise = 13, pack = 14 };
 
 struct Call {
     std::uint32_t magic;
@@ -37,6 +37,8 @@ struct Server {
     std::uint32_t promised_crc;
     std::uint64_t (*now_ns)();
     const check::Ops* check;
+    const delta::Tools* tools;
+    Packing* packing;
 };
 
 // Bytes of the reply, at most `room`; a frame that is not one gets none (0). Called by one thread at a time.

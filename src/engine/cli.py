@@ -13,7 +13,7 @@ from engine.errors import ConfigError, EngineError
 
 FLAGS = {
     "target": ("data.target", "COL", "target column, by name or number"),
-    "format": ("data.format", "F", "csv or libsvm (found from the first line otherwise)"),
+    "format": ("data.format", "F", "csv, libsvm or text (found from the first line otherwise)"),
     "task": ("data.task", "T", "binary, multiclass or regression"),
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),

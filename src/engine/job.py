@@ -12,6 +12,7 @@ import numpy as np
 
 from engine import __version__, crew, grid, loop
 from engine.clean.pipeline import open_pipeline
+from engine.clean.text import grams
 from engine.cluster.clock import Clock, Rules
 from engine.comm import sync
 from engine.comm.local import Alone
@@ -26,13 +27,15 @@ from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store import heal
 from engine.store.spool import Spool
-from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, State
+from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, Stage, State
 from engine.update import drift
 from engine.update import policy as policies
 from engine.update import strategy as plans
 from engine.update.distill import distill
 from engine.watch.meter import Meter
 
+LEAST = 32  # rows of a worker between two sums of a model that learns by mini-batches, where the interval is its own
+APART = ("meter/", "own/", "tactic/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
 WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
@@ -82,7 +85,8 @@ def source_options(config: Config) -> dict[str, Any]:
     options = {name: getattr(data, name) for name in names}
     options["header"] = {"yes": True, "no": False}.get(data.header, data.header)
     options["labels"] = data.labels or None
-    if config.clean.stages and data.missing == "zero":
+    options["text"] = grams(config.clean.stages)
+    if len(config.clean.stages) > (options["text"] is not None) and data.missing == "zero":
         options["missing"] = "nan"  # what is missing is for the stages to say
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
@@ -102,8 +106,13 @@ def spool(config: Config, feed: str) -> Spool | None:
 
 def interval(config: Config) -> int:
     """Rows a worker learns between exchanges; the first step's where the interval is in seconds."""
-    every = config.exchange.every
-    return every if isinstance(every, int) else 32 if config.exchange.split == "keys" else 256
+    every, kind = config.exchange.every, config.model.kind
+    if isinstance(every, int):
+        return every
+    if kind in registry.GRADED:  # its rates are those of a step: few of them between sums
+        step = registry.step_rows(kind, plans.batch(config.update.strategy, config.update.batch))
+        return step * -(-LEAST // step)
+    return 32 if config.exchange.split == "keys" else 256
 
 
 def threads(config: Config) -> int:
@@ -220,14 +229,24 @@ def loaded(directory: str) -> Model:
     found = store.latest(directory)
     if found is None:
         raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
-    state, meta = store.load(found)
+    model, stage, _ = restored(*store.load(found))
+    if stage is not None:
+        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
+    return model
+
+
+def restored(state: State, meta: Mapping[str, Any]) -> tuple[Model, Stage | None, Schema]:
+    """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take."""
     config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
     width, sparse, task = meta["schema"]
-    if config.clean.stages:
-        raise ConfigError("teacher: expected a model without stages of its own", where=directory)
-    model = build(config, Schema(width, sparse, task, tuple(meta["labels"])), tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
-    return model
+    schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
+    config.data.labels, config.data.task = schema.labels or config.data.labels, task
+    stage = open_pipeline(config.clean.stages, schema)
+    if stage is not None:
+        stage.load(state)
+    model = build(config, schema if stage is None else stage.schema, tracked=False)
+    model.load({path: block for path, block in state.items() if not path.startswith(APART)})
+    return model, stage, schema
 
 
 def own_section(config: Config) -> str:
@@ -265,7 +284,8 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep)
+        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
+                    share=config.exchange.mode == "bsp")
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -290,6 +310,12 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
                           time=time, window=span, user=told)
 
     return streams.Dealt(source, link, owner, sync.vote, position)
+
+
+def timed(job: loop.Job) -> None:
+    """A live stream is told how long the job's own learning takes, by which it deals rows and feeds."""
+    if isinstance(job.stream, Live):
+        job.stream.busy_s = lambda: job.counts.values.get("learn_s", 0.0)
 
 
 def key_column(config: Config, schema: Schema) -> int | None:
@@ -363,6 +389,10 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
             state[path], ranges[path] = block, (0, len(block.data), len(block.data))
+    if job.memory is not None:
+        kept, parts = job.memory.fold(job)
+        state |= {f"exchange/{name}": block for name, block in kept.items()}
+        ranges |= {f"exchange/{name}": part for name, part in parts.items()}
     return state, ranges
 
 
@@ -416,8 +446,9 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    job.team.load({path: block for path, block in state.items() if not path.startswith(APART)})
     _restore_own(job, state)
+    job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
     if job.tactic is not None:
         job.tactic.load(state)
     if job.stage is not None:
@@ -451,8 +482,6 @@ def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> Non
         job.meter.load(of(job.link.rank))
     elif job.link.rank == 0:
         job.meter = Meter.merged([of(rank) for rank in range(ranks)])
-
-
 
 
 def gathered_stats(link: Link, source: Source) -> dict[str, Any]:

@@ -57,6 +57,14 @@ class Keeper(Protocol):
     def commit(self, job: Job) -> None: ...
 
 
+class Memory(Protocol):
+    """What an exchange keeps from step to step: `fold` gives it for a checkpoint (collective), with the global rows of the
+    blocks of which each rank has a part; the run goes on as one that begins with it would.
+    """
+
+    def fold(self, job: Job) -> tuple[State, dict[str, tuple[int, int, int]]]: ...
+
+
 class Tactic(Protocol):
     """What learns otherwise than each row as it comes: its three figures of each vote are `(ranks, 3)` when it hears them."""
 
@@ -120,7 +128,8 @@ class Team:
 class Job:
     """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
     interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
-    the exchange has one; `keeper`: what keeps each step safe, if anything does.
+    the exchange has one; `keeper`: what keeps each step safe, if anything does; `memory`: what of the exchange belongs in a
+    checkpoint (paths `exchange/...`), `recalled`: what the last one had of it, for the exchange to take.
     """
 
     link: Link
@@ -135,6 +144,8 @@ class Job:
     exchange: Exchange = synchronous
     merged: Update | None = None
     keeper: Keeper | None = None
+    memory: Memory | None = None
+    recalled: State = field(default_factory=dict)
     tactic: Tactic | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None

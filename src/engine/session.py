@@ -124,6 +124,7 @@ class Session:
         self._drain()
         opened = jobs.open_agreed(self.config, self.link, source)
         self._job.stream = jobs.stream(self.config, self.link, opened, None)
+        jobs.timed(self._job)
         for event in loop.run(self._job):
             if isinstance(event.action, Save):
                 self.checkpoint(self.config.checkpoint.dir)

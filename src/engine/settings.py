@@ -160,7 +160,8 @@ class Update:
 
 @dataclass
 class Exchange:
-    """`split` rows: each worker learns its rows, and every `every` of them (256) or seconds the sums are merged by `merge`.
+    """`split` rows: each worker learns its rows, and every `every` of them or seconds the sums are merged by `merge`
+    (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
     lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (as
@@ -304,7 +305,8 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames"), "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
+    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
@@ -335,6 +337,6 @@ LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if key == "every":
+    if key == "every" or (section, key) == ("data", "window"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -225,6 +225,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
+    jobs.timed(job)
     if shield is not None:
         shield.begin(job, opened.schema)
         job.keeper = shield
@@ -323,12 +324,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     source = jobs.open_source(config.data.source, **jobs.source_options(learned))
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
-    schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
-    stage = jobs.open_pipeline(learned.clean.stages, schema)
-    if stage is not None:
-        stage.load(state)
-    model = jobs.build(learned, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(("meter/", "own/", "tactic/"))})
+    model, stage, _ = jobs.restored(state, meta)
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):

@@ -86,13 +86,13 @@ class Migrations(RuleBasedStateMachine):
         np.add.at(self.model, keys.astype(int), 1)
 
     @precondition(lambda self: self.running is None and not self.dead)
-    @rule(source=st.integers(0, RANKS - 1), by=st.integers(1, RANKS - 1), count=st.integers(1, 4))
-    def begin(self, source, by, count):
+    @rule(source=st.integers(0, RANKS - 1), by=st.integers(1, RANKS - 1), count=st.integers(1, 4), pack=st.booleans())
+    def begin(self, source, by, count, pack):
         slots = self.stores[source].ledger.owned(source)
         if len(slots):
             target = (source + by) % RANKS
             tell = [r for r in range(RANKS) if self.draw.random() < 0.5]
-            self.mover = Mover(self.stores[source], slots[:count], target, tell=tell)
+            self.mover = Mover(self.stores[source], slots[:count], target, tell=tell, pack=pack)
             self.running = self.mover.steps()
 
     @precondition(lambda self: self.running is not None)

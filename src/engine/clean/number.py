@@ -25,6 +25,7 @@ class Range(Fitted):
             raise ConfigError(f"range: expected low < high, found {low} and {high}")
         self._low, self._high = np.float32(low), np.float32(high)
         self._how = chosen("range how", how, ("clip", "missing", "drop"))
+        self.how, self.edges = how, (low, high)
 
     def apply(self, x: Array, fit: bool, order: Array) -> tuple[Array, Array | None]:
         odd = (x < self._low) | (x > self._high)
@@ -136,7 +137,7 @@ class Scale(Fitted):
     def __init__(self, how: str = "standard", columns: str = "") -> None:
         super().__init__(columns)
         chosen("scale how", how, ("standard", "minmax", "robust"))
-        self._how = how
+        self._how = self.how = how
 
     def bound(self, schema: Schema, d: int) -> Schema:
         made: Mapping[str, dict[str, Array]] = {
@@ -155,15 +156,32 @@ class Scale(Fitted):
             _native.clean_minmax(x, edges, fit, out)
             self.arrays["low"][:], self.arrays["high"][:] = edges
         else:
-            if self._box is None:
-                zero = np.zeros(x.shape[1], np.float32)
-                low, middle, high = (quantiles(self.arrays["sketch"], q, zero) for q in (0.25, 0.5, 0.75))
-                self._box = middle, np.where(high > low, high - low, np.float32(1))
-            out = (x - self._box[0]) / self._box[1]
+            middle, wide = self._quartiles()
+            out = (x - middle) / wide
             if fit:
                 _native.clean_sketch(x, self.arrays["sketch"])
                 self._box = None
         return out, None
+
+    def _quartiles(self) -> tuple[Array, Array]:
+        if self._box is None:
+            zero = np.zeros(len(self.arrays["sketch"]), np.float32)
+            low, middle, high = (quantiles(self.arrays["sketch"], q, zero) for q in (0.25, 0.5, 0.75))
+            self._box = middle, np.where(high > low, high - low, np.float32(1))
+        return self._box
+
+    def affine(self) -> tuple[Array, Array]:
+        """(what is taken off, what is divided by) a column, float64; minmax says inf where a column never varied."""
+        if self._how == "standard":
+            n, mean, square = self.arrays["moments"]
+            part = square / np.maximum(n, 1)
+            return mean, np.sqrt(np.where(part > 0, part, 1.0))
+        if self._how == "minmax":
+            low, high = self.arrays["low"], self.arrays["high"]
+            varied = high > low
+            return np.where(varied, low, 0.0), np.where(varied, high, np.inf) - np.where(varied, low, 0.0)
+        middle, wide = self._quartiles()
+        return middle.astype(np.float64), wide.astype(np.float64)
 
     def merged(self) -> None:
         self._box = None

@@ -20,7 +20,7 @@ MAGIC = 0x4C414345
 HEAD = struct.Struct("<IBBHIIQQffIIIIII")
 HEAD_BYTES = HEAD.size
 KINDS = {"ping": 0, "get": 1, "apply": 2, "commit": 3, "stage": 4, "ledger": 5, "flip": 6, "ask": 7, "lock": 8, "release": 9,
-         "recent": 10, "drop": 11, "clock": 12, "promise": 13}
+         "recent": 10, "drop": 11, "clock": 12, "promise": 13, "pack": 14}
 STATUS = ("ok", "moved", "busy", "full", "conflict", "waiting", "broken")
 OK, MOVED, BUSY, FULL, CONFLICT, WAITING, BROKEN = range(7)
 OPS = {"add": 0, "assign": 1, "max": 2, "sgd": 3, "adagrad": 4, "momentum": 5}

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Plan, Task, csv_plan, libsvm_plan, named_plan
+from engine.source.schema import Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
 from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -72,41 +72,46 @@ def open_source(
     idle_s: float = 0.0,
     spool: Callable[[str], Any] = lambda name: None,
     where: str = "",
+    text: Grams = None,
 ) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
     row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
     """
+    if text and (spec.startswith(("make:", "demo:", "ring:")) or tabular(spec) or spec.endswith((".npz", ".npy"))
+                 or format in ("libsvm", "frames")):
+        raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
+                          fix="data.format=text for lines of a label and text")
     if spec.startswith("make:"):
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
         return digits(spec, piece_rows)
 
-    def find(text: bytes, where: str) -> Plan:
-        row = text.split(b"\n", 1)[0]
-        if (format or ("libsvm" if b":" in row and b"," not in row else "csv")) == "libsvm":
-            return libsvm_plan(text, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
-        return csv_plan(text, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
+    def find(head: bytes, where: str) -> Plan:
+        row = head.split(b"\n", 1)[0]
+        if format == "text":
+            return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
+        if (format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")) == "libsvm":
+            return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
+        return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
-                        quoted_newlines=quoted_newlines)
+                        quoted_newlines=quoted_newlines, text=text)
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
                           plan=plan)
+    said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
+            "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text}
     if live(spec):
-        options = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
-                   "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-                   "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns}
-        return open_live(spec, options, plan=plan or named_plan(columns, spec, options), find=find)
+        return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
         return from_files(paths, task=task, piece_rows=piece_rows)
     begun = b""
-    if plan is None and spec == "-" and columns:  # what comes is said: nothing has to be waited for
-        plan = named_plan(columns, spec, {"format": format, "task": task, "labels": labels, "target": target, "header": header,
-                                          "delimiter": delimiter, "categorical": categorical, "missing": missing,
-                                          "hash_bits": hash_bits})
+    if plan is None and spec == "-" and (columns or (format == "text" and task)):  # said, so nothing has to be waited for
+        plan = named_plan(columns, spec, said)
     if plan is None:
         if spec == "-":
             begun = open_stream(spec).read(HEAD_BYTES)

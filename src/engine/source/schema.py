@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,7 +16,9 @@ from engine.kernels import _native
 from engine.kernels.plain.parse import decimal, text_hash
 from engine.types import Array, Schema
 
-SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT = range(5)
+SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT, TEXT = range(6)
+WORDS = (1, 1, 0, 0, 0)  # orders of n-grams where none are said: words as they are, counted
+Grams = tuple[Sequence[str], Sequence[int]] | None  # columns of text, orders and weight (kernels.plain.text)
 Task = Literal["binary", "multiclass", "regression"]
 CLASSES_MAX = 64
 SAMPLE_ROWS = 1000  # of the head, evenly, that tell numbers from words
@@ -28,7 +31,7 @@ class Plan:
     `levels`: numeric labels in class order (empty: regression, or text labels in `schema.labels`).
     """
 
-    format: Literal["csv", "libsvm"]
+    format: Literal["csv", "libsvm", "text"]
     schema: Schema
     names: tuple[str, ...] = ()
     kinds: tuple[int, ...] = ()
@@ -40,6 +43,7 @@ class Plan:
     hashed: bool = False
     missing: Literal["zero", "error", "nan"] = "zero"
     quoted_newlines: bool = False
+    orders: tuple[int, ...] = ()
 
     @property
     def seeds(self) -> Array:
@@ -140,12 +144,13 @@ def csv_plan(
     task: Task | None,
     missing: str,
     quoted_newlines: bool,
+    text: Grams = None,
 ) -> Plan:
     """Plan of CSV text from its head; the target defaults to the last; columns of non-numbers are categorical."""
-    text = head.decode("utf-8", "replace").replace("\0", "\ufffd")
-    mark = sniff(text) if delimiter == "auto" else delimiter
+    sample = head.decode("utf-8", "replace").replace("\0", "\ufffd")
+    mark = sniff(sample) if delimiter == "auto" else delimiter
     csv.field_size_limit(1 << 30)
-    rows = records(text, mark)
+    rows = records(sample, mark)
     if not rows:
         raise DataError("expected rows, found none", where=where, fix="give a file that holds data")
     has = all(number(c) is None for c in rows[0]) if header == "auto" else bool(header)
@@ -158,11 +163,11 @@ def csv_plan(
     goal = column(-1 if target is None else target, names, where)
     forced = {column(c, names, where): NUMERIC for c in numeric} | {
         column(c, names, where): CATEGORICAL for c in categorical
-    }
+    } | texts(text, names, goal, where)
     some = body[:: max(1, len(body) // SAMPLE_ROWS)]
     share = [sum(number(r[i]) is None for r in some) / len(some) for i in range(len(names))]
     kinds = [forced.get(i, CATEGORICAL if share[i] > 0.1 else NUMERIC) for i in range(len(names))]
-    return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines)
+    return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines, text)
 
 
 def _finish(
@@ -178,6 +183,7 @@ def _finish(
     task: Task | None,
     missing: str,
     newlines: bool,
+    text: Grams = None,
 ) -> Plan:
     cells = [r[goal].strip(" \t\r") for r in body]
     levels: tuple[float, ...] = ()
@@ -190,8 +196,8 @@ def _finish(
         kinds[goal] = TARGET
         kind, levels = _task(tuple(map(float, labels)) if labels else tuple(np.unique(known).tolist()), task)
         given = tuple(map(_name, levels))
-    sparse = CATEGORICAL in kinds or hash_bits is not None
-    bits = hash_bits if hash_bits is not None else 18
+    sparse = CATEGORICAL in kinds or TEXT in kinds or hash_bits is not None
+    bits = hash_bits if hash_bits is not None else 20 if TEXT in kinds else 18
     width = 1 << bits if sparse else kinds.count(NUMERIC)
     schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal))
     return Plan(
@@ -205,7 +211,30 @@ def _finish(
         (1 << bits) - 1,
         missing=cast(Any, missing),
         quoted_newlines=newlines,
+        orders=tuple(text[1]) if text else (),
     )
+
+
+def texts(text: Grams, names: Sequence[str], goal: int, where: str) -> dict[int, int]:
+    """The kinds of the columns that hold text."""
+    found = {column(name, names, where): TEXT for name in (text[0] if text else ())}
+    if text and (not found or goal in found):
+        raise ConfigError("tokens: expected columns of text, none of them the target", where=where,
+                          fix=f"tokens?columns=NAME, of {', '.join(names[:20])}")
+    return found
+
+
+def text_plan(head: bytes, where: str, *, labels: Sequence[str] | None, hash_bits: int | None, task: Task | None,
+              text: Grams) -> Plan:
+    """Plan of lines that are a label, a blank, and text; a line that begins with a blank has no label."""
+    lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip("\r")]
+    body = [["" if line[0] in " \t\r" else re.split(r"[ \t\r]", line, maxsplit=1)[0], ""] for line in lines]
+    if not body:
+        raise DataError("expected lines of a label and text, found none", where=where, fix="give a file that holds data")
+    words = sum(number(row[0]) is None for row in body[:: max(1, len(body) // SAMPLE_ROWS)])
+    made = _finish(body, 0, [TARGET, TEXT], ("label", "text"), "\0", False, words / min(len(body), SAMPLE_ROWS), labels,
+                   hash_bits, task, "nan", False, (("text",), text[1] if text else WORDS))
+    return replace(made, format="text")
 
 
 def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) -> Plan | None:
@@ -226,17 +255,27 @@ def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) ->
         bits = options.get("hash_bits") or 20
         return Plan("libsvm", Schema(1 << bits, True, task, given), levels=levels, mask=(1 << bits) - 1,
                     first=1 if options.get("first") is None else options["first"], hashed=bool(options.get("hash_bits")))
+    if options.get("format") == "text":
+        columns = ("label", "text")
     if not columns:
         return None
-    names = tuple(columns)
-    goal = column(-1 if options.get("target") is None else options["target"], names, spec)
+    names, text = tuple(columns), options.get("text")
+    if options.get("format") == "text":
+        goal, text = 0, (("text",), text[1] if text else WORDS)
+    else:
+        goal = column(-1 if options.get("target") is None else options["target"], names, spec)
     kinds = [NUMERIC] * len(names)
     for name in options.get("categorical") or ():
         kinds[column(name, names, spec)] = CATEGORICAL
+    for place, kind in texts(text, names, goal, spec).items():
+        kinds[place] = kind
     kinds[goal] = TARGET_TEXT if words else TARGET
-    sparse, bits = CATEGORICAL in kinds or options.get("hash_bits") is not None, options.get("hash_bits") or 18
+    sparse = CATEGORICAL in kinds or TEXT in kinds or options.get("hash_bits") is not None
+    bits = options.get("hash_bits") or (20 if TEXT in kinds else 18)
     schema = Schema(1 << bits if sparse else kinds.count(NUMERIC), sparse, task, given,
                     tuple(n for i, n in enumerate(names) if i != goal))
     delimiter = options.get("delimiter") or "auto"
-    return Plan("csv", schema, names, tuple(kinds), "," if delimiter == "auto" else delimiter,
-                options.get("header") is True, levels, (1 << bits) - 1, missing=cast(Any, options.get("missing") or "zero"))
+    plan = Plan("csv", schema, names, tuple(kinds), "," if delimiter == "auto" else delimiter,
+                options.get("header") is True, levels, (1 << bits) - 1, missing=cast(Any, options.get("missing") or "zero"),
+                orders=tuple(text[1]) if text else ())
+    return replace(plan, format="text", delimiter="\0", header=False) if options.get("format") == "text" else plan

@@ -13,7 +13,8 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.kernels import _native
-from engine.source.schema import NUMERIC, TARGET_TEXT, Plan
+from engine.kernels.plain.text import room as room_of
+from engine.source.schema import NUMERIC, TARGET_TEXT, TEXT, Plan
 from engine.types import Array, Batch
 
 BOM = b"\xef\xbb\xbf"
@@ -86,6 +87,8 @@ def buffers(plan: Plan, data: Any) -> tuple[dict[str, Any], int]:
     }
     if plan.schema.sparse:
         room = _native.count_byte(data, 58) if plan.format == "libsvm" else lines * len(plan.kinds)
+        if texts := plan.kinds.count(TEXT):
+            room += room_of(plan.orders, len(data)) + lines * room_of(plan.orders, 0) * texts
         out |= {
             "indptr": np.empty(lines + 1, np.int64),
             "keys": np.empty(room, np.uint32),
@@ -119,6 +122,7 @@ def parse(plan: Plan, data: Any) -> tuple[Batch, Array, Array, Array]:
             delimiter=ord(plan.delimiter),
             mask=plan.mask,
             lines_only=not plan.quoted_newlines,
+            orders=plan.orders or (0,) * 5,
         )
     batch = Batch(out["y"][:rows], out["at"][:rows], out["y"][:rows])  # order and previous follow
     if out["x"] is None:

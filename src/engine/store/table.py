@@ -142,7 +142,7 @@ class Table:
             todo = self._one_sided(keys, todo, out, versions)
         most = max(1, PART_BYTES // (4 + 4 * self.width))
         cuts = list(self._by_owner(keys, todo, most))
-        frames = [(owner, self._frame("get", [keys[part]], len(part))) for owner, part in cuts]
+        frames = [(owner, self.frame("get", [keys[part]], len(part))) for owner, part in cuts]
         rooms = [len(part) * (4 + 4 * self.width) + TOLD_BYTES for _, part in cuts]
         again = []
         for (_, part), reply in zip(cuts, self._ask(frames, rooms, "get"), strict=True):
@@ -224,7 +224,7 @@ class Table:
         op, rate, more = rule
         most = max(1, PART_BYTES // (8 + 4 * items.shape[1]))
         cuts = list(self._by_owner(keys, todo, most))
-        frames = [(owner, self._frame("apply", [keys[part], items[part]], len(part), op=op, rate=rate, more=more))
+        frames = [(owner, self.frame("apply", [keys[part], items[part]], len(part), op=op, rate=rate, more=more))
                   for owner, part in cuts]
         rooms = [4 * len(part) + TOLD_BYTES for _, part in cuts]
         again, progress = [], False
@@ -264,7 +264,7 @@ class Table:
     def _commit(self, owner: int, keys: Array, expected: Array, values: Array) -> tuple[int, int]:
         if owner in self.near:
             return self.node.commit(self.writer, keys, expected, values)
-        frame = self._frame("commit", [keys, expected, values], len(keys))
+        frame = self.frame("commit", [keys, expected, values], len(keys))
         reply = self._ask([(owner, frame)], [TOLD_BYTES], "commit")[0]
         if reply.status == MOVED:
             self._heed(reply)
@@ -286,7 +286,7 @@ class Table:
             if r in self.near:
                 self._seen[r] = self.near[r].stats()["clock"]
         far = [r for r in asked if r not in self.near]
-        frames = [(r, self._frame("clock", [], 0)) for r in far]
+        frames = [(r, self.frame("clock", [], 0)) for r in far]
         for r, reply in zip(far, self._ask(frames, [8] * len(far), "clocks"), strict=True):
             self._seen[r] = int(reply.body[:4].view(np.uint32)[0])
         return self._seen.copy()
@@ -330,15 +330,17 @@ class Table:
         """Copies of rows to a rank, taken where they are newer than what it has."""
         self.put_end(self.put_begin(rank, rows))
 
-    def put_begin(self, rank: int, rows: Rows | Sequence[Array]) -> tuple[int, list[Rows], Any]:
-        """Begins to send copies; `put_end` waits until they are there. Several may be under way, ended in order."""
+    def put_begin(self, rank: int, rows: Rows | Sequence[Array],
+                  made: Callable[[Rows], Array] | None = None) -> tuple[int, list[Rows], Any]:
+        """Begins to send copies; `put_end` waits until they are there. Several may be under way, ended in order. `made`: the
+        frame of rows that fill one at most, where they are not sent as they are."""
         most = self.block_rows
         rows = Rows(*rows)
         cuts = range(0, len(rows.keys), most)
         parts = [Rows(*(np.ascontiguousarray(field[at : at + most]) for field in rows)) for at in cuts]
         if rank in self.near:
             return rank, parts, None
-        frames = [(rank, self._frame("stage", part, len(part.keys))) for part in parts]
+        frames = [(rank, self.frame("stage", part, len(part.keys)) if made is None else made(part)) for part in parts]
         return rank, parts, self.remote.post(frames, [TOLD_BYTES] * len(frames), name=f"table {self.number}: copy of rows")
 
     def put_end(self, sent: tuple[int, list[Rows], Any]) -> None:
@@ -375,11 +377,11 @@ class Table:
     def ask(self, rank: int, kind: str, parts: Sequence[Array] = (), count: int = 0, *, rooms: int = TOLD_BYTES,
             **more: Any) -> Reply:
         """One request to the server of another rank."""
-        return self._ask([(rank, self._frame(kind, parts, count, **more))], [rooms], kind)[0]
+        return self._ask([(rank, self.frame(kind, parts, count, **more))], [rooms], kind)[0]
 
     def post(self, rank: int, kind: str, parts: Sequence[Array], count: int) -> Any:
         """Begins a request to another rank; `.replies()` waits."""
-        return self.remote.post([(rank, self._frame(kind, parts, count))], [TOLD_BYTES], name=f"table {self.number}: {kind}")
+        return self.remote.post([(rank, self.frame(kind, parts, count))], [TOLD_BYTES], name=f"table {self.number}: {kind}")
 
     def expire(self, age: int) -> int:
         """Drops own rows that nothing was applied to for `age` clocks; returns how many. Old places are reused."""
@@ -418,7 +420,8 @@ class Table:
 
     # Asking
 
-    def _frame(self, kind: str, parts: Sequence[Array], count: int, **more: Any) -> Array:
+    def frame(self, kind: str, parts: Sequence[Array], count: int, **more: Any) -> Array:
+        """A request of this rank, the next in its order."""
         self._seq += 1
         return encode_call(kind, parts, table=self.number, client=self.rank, count=count, seq=self._seq,
                            acked=self._acked, **more)

@@ -28,6 +28,7 @@ from engine.store.checkpoint import (
 )
 from engine.store.describe import inspect
 from engine.store.heal import heal
+from engine.types import State
 
 
 def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, Any],
@@ -179,12 +180,16 @@ def _reshard(args: argparse.Namespace) -> dict[str, Any]:
 
 @act("export")
 def _export(args: argparse.Namespace) -> dict[str, Any]:
-    """The model as .npz: an array a block, by its path; columns that the checkpoint keeps by name as `path.columns`."""
-    if not args.output.endswith(".npz"):
-        raise ConfigError(f"export: expected -o FILE.npz, found {args.output or 'nothing'}",
+    """The model as .npz: an array a block, by its path; columns that the checkpoint keeps by name as `path.columns`. As .onnx:
+    a graph that predicts what `engine predict` predicts.
+    """
+    if not args.output.endswith((".npz", ".onnx")):
+        raise ConfigError(f"export: expected -o FILE.npz or FILE.onnx, found {args.output or 'nothing'}",
                           fix="engine ckpt export DIR -o model.npz")
     found = _newest(args.ckpt)
     state, meta = load(found)
+    if args.output.endswith(".onnx"):
+        return {"path": args.output, "step": found.step, "bytes": _graph(args.output, state, meta)}
     arrays: dict[str, Any] = {path: block.data for path, block in state.items() if not path.startswith("meter/")}
     arrays |= {f"{path}.columns": np.array([name for name, _ in block.columns])
                for path, block in state.items() if block.columns}
@@ -193,6 +198,20 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     np.savez(buffer, **arrays)
     write_file(Path(args.output), [buffer.getvalue()])
     return {"path": args.output, "step": found.step, "blocks": len(arrays) - 1}
+
+
+def _graph(output: str, state: State, meta: Mapping[str, Any]) -> int:
+    from engine import job as jobs
+    from engine.survive import onnx
+
+    if "config" not in meta:
+        raise StoreError("expected a checkpoint of a job, found one without a configuration", fix="export to .npz")
+    model, stage, schema = jobs.restored(state, meta)
+    about = {"engine": str(meta.get("engine", "")), "columns": json.dumps(list(schema.columns)),
+             "rows_learned": str(meta["clock"][1])}
+    data = onnx.export(model, stage, schema, about)
+    write_file(Path(output), [data])
+    return len(data)
 
 
 def _newest(folder: str) -> Checkpoint:

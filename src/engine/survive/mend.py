@@ -21,6 +21,7 @@ from engine.cluster import recover as plans
 from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
+from engine.source.live import Live
 from engine.survive import apart, protect
 from engine.types import Link, Source
 
@@ -64,6 +65,8 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
     try:
         with means.guard.watch("recovery in place"):
             shield.close(done=False)
+            if isinstance(job.stream, Live):
+                job.stream.close()  # its feeds are opened anew by whoever reads them from here on
             comm = repair.survivors(job.link, least=dead, timeout_s=2.0)
             link = jobs.connect(comm, timeout_s=min(5.0, means.config.loop.stall_timeout), watch=means.guard.watch)
             plan = _passed(plan)

@@ -6,6 +6,7 @@ returns the final state. The gate is never closed across a `yield`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -16,16 +17,19 @@ from engine.errors import PeerError, ShardError, StoreError
 from engine.kernels import _native
 from engine.shard import move
 from engine.store.table import Rows
+from engine.table.parcel import Parcels
 from engine.table.shards import Store
 from engine.types import Array
 
 PROMISE_BYTES = (1 << 20) - 64
+UNDER_WAY = 4  # frames that the target has not yet acknowledged: what it unpacks, what travels, what is packed
 
 
 class Mover:
     """A migration of `slots` of this rank to `target`; `tell`: one rank of every node but this one and the target's."""
 
-    def __init__(self, store: Store, slots: Array, target: int, *, tell: Iterable[int] = (), epoch: int = 0) -> None:
+    def __init__(self, store: Store, slots: Array, target: int, *, tell: Iterable[int] = (), epoch: int = 0,
+                 pack: bool | None = None) -> None:
         self.table, self.ledger, self.server = store.table, store.ledger, store.server
         self.slots, self.target, self.tell = np.unique(np.asarray(slots, np.int64)), target, sorted(set(tell))
         rank = self.table.rank
@@ -42,6 +46,8 @@ class Mover:
         self.changes["epoch"] = (self.changes["epoch"] | 1) + 1
         self.frozen_s, self.closed = 0.0, False
         self.crc: int | None = None
+        self.parcels = Parcels(self.table, target, 0)
+        self._pack = pack
         self.began_s = 0.0
 
     def steps(self, **options: float) -> Generator[str, None, move.Move]:
@@ -74,11 +80,15 @@ class Mover:
         try:
             match action:
                 case move.Reserve():
-                    return move.Reserved(self.table.free_rows(self.target), self._count())
+                    rows = self._count()
+                    self.parcels = Parcels(self.table, self.target, rows, pack=self._pack)
+                    return move.Reserved(self.table.free_rows(self.target), rows)
                 case move.Copy():
                     self._promise()
                     self.table.watch(0)
-                    return (yield from self._sent(-1))
+                    sent = yield from self._sent(-1)
+                    self.parcels.again()
+                    return sent
                 case move.Catch():
                     return (yield from self._sent(0))
                 case move.Freeze():
@@ -98,46 +108,43 @@ class Mover:
 
     def _count(self) -> int:
         """Rows that are to move."""
-        return sum(len(rows.keys) for rows in self.table.rows(self.wanted, batch_rows=1 << 14))
+        return self.table.slab.count(self.table.node, self.wanted)
 
     def _sent(self, dirty: int) -> Generator[str, None, move.Event]:
-        began, size = time.monotonic(), 0
+        began, size = time.monotonic(), self.parcels.size_bytes
         waited = 0.0
-        under_way = None
-        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=2 * self.table.block_rows):
-            sent = self.table.put_begin(self.target, rows)
-            if under_way is not None:
-                self.table.put_end(under_way)
-            under_way = sent
-            size += _bytes(rows)
+        under_way: deque[Any] = deque()
+        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=self.table.block_rows):
+            under_way.append(self.parcels.begin(rows))
+            if len(under_way) > UNDER_WAY:
+                self.parcels.end(under_way.popleft())
             if dirty < 0:
                 paused = time.monotonic()
                 yield "copy"
                 waited += time.monotonic() - paused
-        if under_way is not None:
-            self.table.put_end(under_way)
-        return move.Sent(size, time.monotonic() - began - waited)
+        while under_way:
+            self.parcels.end(under_way.popleft())
+        return move.Sent(self.parcels.size_bytes - size, time.monotonic() - began - waited)
 
     def _freeze(self) -> move.Event:
         self.began_s = time.monotonic()
         self.closed = True
         self.table.slab.gate(True)
         self.table.quiet()
-        size = 0
+        size = self.parcels.size_bytes
         sent = []
         for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
-            sent.append(self.table.put_begin(self.target, rows))
-            size += _bytes(rows)
+            sent.append(self.parcels.begin(rows))
         if self.target not in self.table.near or len(self.table.near) < self.table.ranks:
             recent = self._recent()
             sent_recent = self.table.post(self.target, *recent) if recent else None
         else:
             sent_recent = None
         for one in sent:
-            self.table.put_end(one)
+            self.parcels.end(one)
         if sent_recent is not None and sent_recent.replies()[0].status != OK:
             raise PeerError(f"rank {self.target} did not take the requests carried out of late")
-        return move.Sent(size, time.monotonic() - self.began_s)
+        return move.Sent(self.parcels.size_bytes - size, time.monotonic() - self.began_s)
 
     def _recent(self) -> tuple[str, list[Array], int] | None:
         """Which requests this server has carried out, so that one sent again to the target is not carried out twice."""
@@ -177,8 +184,8 @@ class Mover:
             self.table.slab.bump(2)
         self.table.slab.gate(False)
         self.closed = False
-        self.table.watch(0, False)
         self.frozen_s = time.monotonic() - self.began_s
+        self.table.watch(0, False)
 
     def _tell(self) -> None:
         for rank in self.tell:
@@ -192,10 +199,6 @@ class Mover:
             self.table.near[self.target].drop(self.table.node, self.wanted, 0xFFFFFFFF)
         else:
             self._ask("drop", [self.wanted], len(self.wanted))
-
-
-def _bytes(rows: Rows) -> int:
-    return sum(field.nbytes for field in rows)
 
 
 def take_over(store: Store, slots: Array, rows: Iterable[Rows]) -> Array:
