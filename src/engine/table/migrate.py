@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Mover:
         self.changes["epoch"] = (self.changes["epoch"] | 1) + 1
         self.frozen_s, self.closed = 0.0, False
         self.crc: int | None = None
-        self.parcels = Parcels(self.table, target, 0)
+        self.parcels, self.log, self._read = Parcels(self.table, target, 0), store.log, 0
         self._pack = pack
         self.began_s = 0.0
 
@@ -85,7 +85,10 @@ class Mover:
                     return move.Reserved(self.table.free_rows(self.target), rows)
                 case move.Copy():
                     self._promise()
-                    self.table.watch(0)
+                    if self.log is None:
+                        self.table.watch(0)
+                    else:
+                        self._read = self.log.append()
                     sent = yield from self._sent(-1)
                     self.parcels.again()
                     return sent
@@ -114,7 +117,7 @@ class Mover:
         began, size = time.monotonic(), self.parcels.size_bytes
         waited = 0.0
         under_way: deque[Any] = deque()
-        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=self.table.block_rows):
+        for rows in self._changed() if dirty >= 0 else self.table.rows(self.wanted, batch_rows=self.table.block_rows):
             under_way.append(self.parcels.begin(rows))
             if len(under_way) > UNDER_WAY:
                 self.parcels.end(under_way.popleft())
@@ -126,6 +129,17 @@ class Mover:
             self.parcels.end(under_way.popleft())
         return move.Sent(self.parcels.size_bytes - size, time.monotonic() - began - waited)
 
+    def _changed(self) -> Iterator[Rows]:
+        """Moving rows changed since they were last sent: read from the table's log, where it keeps one."""
+        if self.log is None:
+            yield from self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows)
+            return
+        before, self._read = self._read, self.log.append()
+        for rows in self.log.since(max(before, self.log.journal.first)):  # compacted meanwhile: all rows, from where it begins
+            mine = self.wanted[self.ledger.slots(rows.keys)] != 0
+            if mine.any():
+                yield Rows(*(np.ascontiguousarray(field[mine]) for field in rows))
+
     def _freeze(self) -> move.Event:
         self.began_s = time.monotonic()
         self.closed = True
@@ -133,7 +147,7 @@ class Mover:
         self.table.quiet()
         size = self.parcels.size_bytes
         sent = []
-        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
+        for rows in self._changed():
             sent.append(self.parcels.begin(rows))
         if self.target not in self.table.near or len(self.table.near) < self.table.ranks:
             recent = self._recent()
@@ -185,7 +199,8 @@ class Mover:
         self.table.slab.gate(False)
         self.closed = False
         self.frozen_s = time.monotonic() - self.began_s
-        self.table.watch(0, False)
+        if self.log is None:
+            self.table.watch(0, False)
 
     def _tell(self) -> None:
         for rank in self.tell:
