@@ -22,7 +22,7 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
 from engine.source.live import Live
-from engine.survive import apart, protect
+from engine.survive import apart, canary, protect
 from engine.types import Link, Source
 
 
@@ -81,7 +81,7 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
         plan = _passed(_passed(plan))
         sync.same(link, (fresh.clock.step, fresh.clock.rows, guarded.whole_digest(fresh)), "the recovered state")
         plan = _passed(plan)
-        protect.check_canary(before, fresh)
+        canary.check_canary(before, fresh)
         plan = _passed(plan)
     except Exception as problem:
         plan, _ = plans.advance(plan, plans.Failed(time.monotonic(), str(problem)))

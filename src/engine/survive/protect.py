@@ -16,8 +16,7 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,16 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record
+from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
 from engine.survive.ring import Ring
-from engine.types import Array, Batch, Block, Link, Schema, State
+from engine.types import Array, Block, Link, Schema, State
 
 DIGEST_ROWS = 1 << 15
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
-CANARY_ROWS, CANARY_SEED = 16, 7
 
 
 def run_id(config: Config) -> str:
@@ -439,34 +438,6 @@ class Protection:
         elif hasattr(stream, "position"):
             meta["position"] = stream.position.dump()
         return meta | {"shapes": self._wide, "canary": canary(job)}
-
-
-def canary(job: loop.Job) -> int:
-    """A checksum of the model's predictions for the same sixteen made-up rows at every step."""
-    model = job.team.models[0]
-    width = int(getattr(model, "options", {}).get("width", 0))
-    if not width:
-        return 0
-    try:
-        return int(_native.crc32c(np.ascontiguousarray(model.predict(_canary_rows(width)))))
-    except EngineError:
-        return 0  # a model of dense rows only
-
-
-@cache
-def _canary_rows(width: int) -> Batch:
-    rng = np.random.Generator(np.random.Philox(CANARY_SEED))
-    none = np.zeros(CANARY_ROWS, np.float32)
-    indptr = np.arange(0, 4 * CANARY_ROWS + 1, 4)
-    keys = np.sort(rng.integers(0, width, (CANARY_ROWS, 4)), axis=1).astype(np.uint32).ravel()
-    return Batch(none, np.arange(CANARY_ROWS), none, indptr=indptr, keys=keys, values=rng.random(len(keys)).astype(np.float32))
-
-
-def check_canary(meta: Mapping[str, Any], job: loop.Job) -> None:
-    """PeerError where the recovered model does not predict what it predicted when the step was committed."""
-    if meta.get("canary", 0) != (found := canary(job)):
-        raise PeerError(f"the canary rows are predicted otherwise than before: {found:08x}, expected {meta['canary']:08x}",
-                        fix="start again from the last checkpoint")
 
 
 def audit(event: str, **more: Any) -> None:
