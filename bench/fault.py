@@ -233,6 +233,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dict[str, Any], int]:
     """(state as found, state as left, rows scored) of a rank that goes on for some steps, or to the end."""
     from engine import job as jobs
+from engine import resume
     from engine import loop
     from engine.config import resolve
     from engine.survive.protect import Protection
@@ -244,7 +245,7 @@ def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dic
     job = jobs.assemble(config, link, source.schema, None)
     shield = Protection(config, link, root)
     before = shield.recover(job, source.schema)
-    found = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    found = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     job.stream = jobs.stream(config, link, source, None if before is None else Position.parse(before["position"]))
     shield.begin(job, source.schema)
     job.keeper = shield
@@ -254,7 +255,7 @@ def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dic
         if not tick.rows:
             break
         shield.commit(job)
-    state = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    state = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     meter = loop.merged_meter(job)
     shield.pulse.done()
     return found, state, -1 if meter is None else meter.summary()["rows"]

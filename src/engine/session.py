@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import grid, loop, relearn
+from engine import grid, loop, relearn, resume
 from engine import job as jobs
 from engine.cluster.clock import Rules, Save, Stop
 from engine.comm import sync
@@ -144,12 +144,12 @@ class Session:
         if not directory:
             raise ConfigError("checkpoint: expected a directory, found none", fix="set checkpoint.dir, or pass one")
         self._drain()
-        jobs.save(self._job, self.config, directory, self.schema)
+        resume.save(self._job, self.config, directory, self.schema)
 
     def resume(self, directory: str) -> Session:
         """Load the newest good checkpoint of `directory` (collective)."""
         self._drain()
-        jobs.restore(self._job, self.config, directory, self.schema)
+        resume.restore(self._job, self.config, directory, self.schema)
         return self
 
     def close(self) -> None:

@@ -50,6 +50,27 @@ class Data:
 
 
 @dataclass
+class Time:
+    """When rows happened, and what they are called (docs/source.md). `column`: of the event time, numbers in `unit` (auto, s,
+    ms, us, ns) or ISO 8601; `lateness`: seconds a row may come after one of a later time; `late`: learn or drop what comes
+    later still.  `id`: column of a name by which duplicates are dropped and, with `labels`=later, labels join the rows that
+    came before them, within `horizon` (default 1 h, or 1 Mi rows without times).  `window`: scores by 60s, 60s/10s (sliding)
+    or 1000rows.  `jump`: seconds ahead that one row is not believed; `idle`: seconds a silent rank holds the others back.
+    """
+
+    column: str = ""
+    unit: str = "auto"
+    lateness: float = 0.0
+    late: str = "learn"
+    id: str = ""
+    labels: str = "row"
+    horizon: Every = None
+    window: str = ""
+    jump: float = 86400.0
+    idle: float = 30.0
+
+
+@dataclass
 class Clean:
     """What happens to rows between source and model: stages in order (docs/clean.md)."""
 
@@ -273,6 +294,7 @@ class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
+    time: Time = field(default_factory=Time)
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
@@ -308,6 +330,7 @@ CHOICES = {
     "data.format": ("csv", "libsvm", "frames", "text"),
     "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
+    "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
@@ -329,7 +352,7 @@ PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid
 LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
+          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
@@ -337,6 +360,6 @@ LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if key == "every" or (section, key) == ("data", "window"):
+    if key in ("every", "horizon") or (section, key) == ("data", "window"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

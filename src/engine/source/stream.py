@@ -304,12 +304,12 @@ def empty(source: Source) -> Batch:
     return Batch(none, order, none, x=np.empty((0, source.schema.width), np.float32))
 
 
-_FIELDS = ("y", "order", "previous", "weight", "x", "indptr", "keys", "values")
-_DTYPES = (np.float32, np.int64, np.float32, np.float32, np.float32, np.int64, np.uint32, np.float32)
+_FIELDS = ("y", "order", "previous", "weight", "x", "indptr", "keys", "values", "time", "id")
+_DTYPES = (np.float32, np.int64, np.float32, np.float32, np.float32, np.int64, np.uint32, np.float32, np.int64, np.uint64)
 
 
 def pack(batch: Batch) -> Array:
-    """A row block as bytes: eight lengths (-1 = absent) as int64, then the arrays, each padded to 8 bytes."""
+    """A row block as bytes: a length a field (-1 = absent) as int64, then the arrays, each padded to 8 bytes."""
     arrays = [getattr(batch, name) for name in _FIELDS]
     sizes = np.array([-1 if a is None else a.size for a in arrays], np.int64)
     parts = [sizes.view(np.uint8)]
@@ -322,9 +322,9 @@ def pack(batch: Batch) -> Array:
 
 def unpack(data: Array) -> Batch:
     """Inverse of `pack`."""
-    sizes = data[:64].view(np.int64)
+    at = 8 * len(_FIELDS)
+    sizes = data[:at].view(np.int64)
     fields: dict[str, Array | None] = {}
-    at = 64
     for name, dtype, size in zip(_FIELDS, _DTYPES, sizes.tolist(), strict=True):
         fields[name] = None
         if size >= 0:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, resume
 from engine.cluster.health import Limits
 from engine.cluster.recover import Choice, Held, choose, guards
 from engine.config import Config
@@ -181,8 +181,8 @@ class Protection:
             below = (choice.epoch, choice.version)
             self.notes.append(f"step {choice.version} of epoch {choice.epoch} is damaged in every copy: an older step is taken")
         state, meta = _assembled(parts, choice.shards)
-        check_match(meta, jobs.matching(self.config, schema), str(self.root))
-        jobs.adopt(job, state, meta)
+        check_match(meta, resume.matching(self.config, schema), str(self.root))
+        resume.adopt(job, state, meta)
         check_canary(meta, job)
         return self._recovered(meta, choice.version, began, surveyed)
 
@@ -247,7 +247,7 @@ class Protection:
         hinted = getattr(job.team.models[0], "changed", None) is not None and job.shared
         self._seen = {path: Block(np.array(block.data), block.columns) for path, block in state.items()
                       if not (hinted and path == "model/linear")}
-        meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
+        meta = json.loads(json.dumps(resume.about(job, self.config, schema))) | self._meta(job)
         step = job.clock.step
         self._digest = step & DIGEST
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
@@ -297,8 +297,8 @@ class Protection:
     def save(self, job: loop.Job) -> bool:
         """Begins a checkpoint beside the running job; False where the last one is still being written."""
         assert self.flush is not None
-        meta = jobs.about(job, self.config, self.flush.schema) | {
-            "position": jobs.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
+        meta = resume.about(job, self.config, self.flush.schema) | {
+            "position": resume.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
         return self.flush.begin(job, self._shard(job), self._rows, meta)
 
     def settle(self, job: loop.Job) -> list[str]:
@@ -343,7 +343,7 @@ class Protection:
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
         digest = 0
-        for path, block in sorted(jobs.views(job).items()):
+        for path, block in sorted(resume.views(job).items()):
             if not path.startswith(PER_RANK):
                 digest = _native.crc32c(path.encode(), digest)
                 data = block.data if block.data.ndim else block.data[None]
@@ -386,7 +386,7 @@ class Protection:
         """This rank's share of the job's state, views where the model gives them; notes the shapes of wide blocks."""
         mine: State = {}
         self._wide = {}
-        for path, block in jobs.views(job).items():
+        for path, block in resume.views(job).items():
             data = block.data if block.data.ndim else block.data[None]
             if data.ndim > 1 and data.nbytes > WIDE_BYTES * len(data):
                 self._wide[path] = list(data.shape)
