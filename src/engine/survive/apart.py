@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, resume
 from engine.cluster.recover import Held, newest
 from engine.errors import ConfigError, EngineError, PeerError
 from engine.modes.owner import Owner, cuts
@@ -68,7 +68,7 @@ class Apart(protect.Protection):
         if self.me == 0:
             state |= _head(model)
         self._seen = {path: Block(np.array(block.data)) for path, block in state.items() if path.startswith("meter/")}
-        meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._said(job, [self.me], {}, 0)
+        meta = json.loads(json.dumps(resume.about(job, self.config, schema))) | self._said(job, [self.me], {}, 0)
         self._about = meta["match"]
         record = Record(job.clock.step, job.clock.step, (), meta, self.epoch, 0, self.me, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.me, "own", state, record), "images")
@@ -281,9 +281,9 @@ def recalled(shield: protect.Protection, job: loop.Job, schema: Schema, known: S
     if not parts:
         raise protect.Incomplete(f"node memory holds {len(known)} copies but not every rank's", where=str(shield.root),
                                  fix="resume from the last checkpoint")
-    check_match(parts[0][1], jobs.matching(shield.config, schema), str(shield.root))
+    check_match(parts[0][1], resume.matching(shield.config, schema), str(shield.root))
     state, meta = assembled(parts, job.team.models[0])
-    jobs.adopt(job, state, meta)
+    resume.adopt(job, state, meta)
     return meta
 
 
