@@ -254,6 +254,21 @@ class Fault:
 
 
 @dataclass
+class Transport:
+    """Messages between nodes. `between` mpi, or sockets: own connections, made again where they break. `rails`: interfaces or
+    networks they use, the same names on every host (none = the first that is up). In bytes: `chunk` (of a message), `window`
+    (under way to a rank), `flight` (on one rail), `journal` (kept for a silent rank). `silent` seconds break a connection."""
+
+    between: str = "mpi"
+    rails: Names = ()
+    chunk: int = 1 << 18
+    window: int = 1 << 26
+    flight: int = 1 << 22
+    journal: int = 1 << 28
+    silent: float = 2.0
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -307,6 +322,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fault: Fault = field(default_factory=Fault)
+    transport: Transport = field(default_factory=Transport)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
     shard: Shard = field(default_factory=Shard)
@@ -340,7 +356,7 @@ CHOICES = {
     "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
-    "fault.memory": ("auto", "on", "off"),
+    "fault.memory": ("auto", "on", "off"), "transport.between": ("mpi", "sockets"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid(:[1-9]\d{0,5}x[1-9]\d{0,5})?",
@@ -349,7 +365,8 @@ PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
-LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
+LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight": 4096, "transport.journal": 4096,
+          "transport.silent": 0.1, "exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
           "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,

@@ -20,6 +20,7 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
+from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.survive import mend, protect
 from engine.types import Link, Model, Schema, Source, Stage
@@ -191,6 +192,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
     sync.same(link, config.digest(), "the configuration")
+    link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
@@ -212,6 +214,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     job.team.close()
     opened.close()
     link.barrier(name="end of run")
+    for line in leave(link):
+        diary.note(line)
     if shield is not None:
         for note in shield.settle(job):
             diary.note(note)
