@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.hosts import hosts, ranks
 from bench.machine import ROOT
+from bench.net import hosts, ranks
 from bench.registry import Missing, Setting, case, versus
 from bench.row import Row, row
 from engine.comm import probe
@@ -112,8 +112,8 @@ def torn(setting: Setting) -> Iterator[Row]:
         child.terminate()
         child.join(10)
     try:
-        raw = ranks("owners.py", ["tear"], [], [2], 60)
-    except Missing as why:
+        raw = ranks([], [2], "bench.owners", "tear", timeout_s=60)
+    except (Missing, RuntimeError) as why:
         raw = {"note": str(why)}
     yield row("torn", float(bad), "rows", "raw MPI_Get", raw.get("torn"), bars={"value": "<= 0"}, read=read,
               raw_read=raw.get("read"), note=raw.get("note"))
@@ -123,7 +123,7 @@ def torn(setting: Setting) -> Iterator[Row]:
 def gather_tcp(setting: Setting) -> Iterator[Row]:
     """Microseconds a row of 256 bytes, 1024 a request, 10 Gb/s between hosts; beside an MPI_Get each with one flush."""
     with hosts(2, "10gbit") as names:
-        found = ranks("owners.py", ["gather"], names, [1, 1])
+        found = ranks(names, [1, 1], "bench.owners", "gather")
     yield row("gather.tcp", found["ours_us"], "us/row", "MPI_Get a row", found["theirs_us"], bars={"ratio": f"<= {1 / 30:.4f}"},
               mpi=vendor())
 
@@ -132,7 +132,7 @@ def gather_tcp(setting: Setting) -> Iterator[Row]:
 def add_tcp(setting: Setting) -> Iterator[Row]:
     """Gigabytes of float32 a second added at their owner, 1 MiB a request, 10 Gb/s; beside MPI_Accumulate."""
     with hosts(2, "10gbit") as names:
-        found = ranks("owners.py", ["add"], names, [1, 1])
+        found = ranks(names, [1, 1], "bench.owners", "add")
     bars = {"ratio": ">= 100"} if vendor() == "openmpi" else {}
     yield row("add.tcp", found["ours_gbs"], "GB/s", "MPI_Accumulate", found["theirs_gbs"], bars=bars, mpi=vendor())
 
@@ -141,7 +141,7 @@ def add_tcp(setting: Setting) -> Iterator[Row]:
 def latency(setting: Setting) -> Iterator[Row]:
     """Milliseconds until a row of a rank that computes outside MPI is here; and what its compute keeps."""
     with hosts(2, "10gbit") as names:
-        found = ranks("owners.py", ["latency"], names, [1, 1])
+        found = ranks(names, [1, 1], "bench.owners", "latency")
     bars = {"p95_ms": "<= 5", "kept": ">= 0.97"} | ({"value": "<= 0.25"} if vendor() == "mpich" else {})
     yield row("latency", found["p50_ms"], "ms", "none", bars=bars, p95_ms=found["p95_ms"], kept=found["kept"],
               reads=found["reads"], mpi=vendor())
@@ -151,7 +151,7 @@ def latency(setting: Setting) -> Iterator[Row]:
 def migrate_live(setting: Setting) -> Iterator[Row]:
     """64 MiB over 1 Gb/s under 50 000 updates a second: longest freeze of three; beside stop-and-copy."""
     with hosts(2, "1gbit") as names:
-        found = ranks("owners.py", ["migrate"], names, [2, 1])
+        found = ranks(names, [2, 1], "bench.owners", "migrate")
     yield row("migrate.live", found["freeze_ms"], "ms", "stop and copy", found["stop_ms"], bars={
         "freeze_p99_ms": "<= 1", "line_rate": ">= 0.9", "bytes": "<= 1.15", "identical": ">= 1"}, freeze_p99_ms=found["freeze_ms"],
         freeze_median_ms=found["freeze_median_ms"], line_rate=found["mbs"] * 8e6 / 1e9, bytes=found["bytes"],
@@ -163,5 +163,5 @@ def migrate_live(setting: Setting) -> Iterator[Row]:
 def resplit(setting: Setting) -> Iterator[Row]:
     """Most memory beyond source and target while rows of 4 ranks become columns of 3: 4 GiB with --long, else 512 MiB."""
     size = 4096 if setting.long else 512
-    found = ranks("owners.py", ["resplit", str(size)], [], [4], 110)
+    found = ranks([], [4], "bench.owners", "resplit", str(size), timeout_s=110)
     yield row("resplit", found["extra_mib"], "MiB", "none", bars={"value": "<= 64"}, seconds=found["seconds"], size_mib=size)

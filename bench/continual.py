@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from bench import streams
 from bench.launch import engine
 from bench.registry import Setting, case
 from bench.row import Row, row
-from engine.types import Array, Batch
+from engine.types import Array, Batch, join
 
 TASKS, SEEDS = 5, 5
 CHAINS = {
@@ -113,6 +115,38 @@ def split(setting: Setting) -> Iterator[Row]:
     gap = float(abs(np.mean(four) - np.mean(one)))
     yield row("mnist.replicas4", float(np.mean(four)), "accuracy", "1 replica, replay", float(np.mean(one)), gap=gap, seeds=2,
               bars={"gap": "<= 0.02"})
+
+
+@case("learn", "mnist.ranks")
+def on_ranks(setting: Setting) -> Iterator[Row]:
+    """The same on four real ranks of the whole program, as `engine run` starts them, beside one: replay, default interval.
+
+    `shared_out`: mini-batch, memory and rows recalled are divided by four, so that four ranks take the steps of one.
+    """
+    from engine import job as jobs
+
+    train, test = mnist(setting)
+    means: dict[str, list[float]] = {}
+    seeds = SEEDS if setting.long else 2
+    with tempfile.TemporaryDirectory(prefix="bench ") as name:
+        folder = Path(name)
+        for seed in range(seeds):
+            order = join(split_tasks(train, seed))
+            np.savez(folder / "rows.npz", x=order.x, y=order.y)
+            for label, ranks, batch, chain in (("one", 1, 10, "replay(1000, 64) | adam(0.001)"),
+                                               ("four", 4, 10, "replay(250, 64) | adam(0.001)"),
+                                               ("shared_out", 4, 3, "replay(250, 16) | adam(0.001)")):
+                kept = folder / f"{label} {seed}"
+                options = ["model.kind=mlp", "mlp.hidden=256", "model.scale=false", "data.task=multiclass", "loop.threads=1",
+                           f"run.seed={seed}", f"update.batch={batch}", f"update.chain={chain}", f"checkpoint.dir={kept}"]
+                found = engine(ranks, str(folder / "rows.npz"), [*options, *(["exchange.every=3"] if batch == 3 else [])])
+                means.setdefault(label, []).append(right(jobs.loaded(str(kept)), test))
+                means.setdefault(f"{label}_prequential", []).append(found["accuracy"])
+    figures = {key: float(np.mean(values)) for key, values in means.items()}
+    four, one = figures.pop("four"), figures.pop("one")
+    yield row("mnist.ranks4", four, "accuracy", "1 rank", one, gap=one - four, seeds=seeds,
+              shared_out_gap=one - figures["shared_out"], spread=float(np.std(means["four"])),
+              bars={"gap": "<= 0.02", "shared_out_gap": "<= 0.02"}, **figures)
 
 
 @case("learn", "mnist.permuted")

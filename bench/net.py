@@ -1,4 +1,5 @@
-"""Ranks on hosts of their own, with links of a given rate: network namespaces, where root and the kernel allow them."""
+"""Programs on ranks for a bench: on this machine, or on hosts of their own, with links of a given rate (network namespaces,
+where root and the kernel allow them)."""
 from __future__ import annotations
 
 import json
@@ -7,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ def _down(count: int) -> None:
 
 
 @contextmanager
-def hosts(count: int, rate: str, rails: int = 1) -> Iterator[None]:
-    """`count` hosts en0, en1, … on one bridge a rail, every link shaped to `rate` both ways; Missing where refused.
+def hosts(count: int, rate: str, rails: int = 1) -> Iterator[list[str]]:
+    """Names of `count` hosts en0, en1, … on one bridge a rail, every link shaped to `rate` both ways; Missing where refused.
 
     One user of a machine at a time: the lock is a file in the folder for temporary files.
     """
@@ -56,7 +57,7 @@ def hosts(count: int, rate: str, rails: int = 1) -> Iterator[None]:
             names = "127.0.0.1 localhost\n" + "".join(f"10.77.0.{j + 1} en{j}\n" for j in range(count))
             for i in range(count):
                 _host(i, rate, rails, names)
-            yield
+            yield [f"en{i}" for i in range(count)]
         finally:
             _down(count)
 
@@ -83,48 +84,59 @@ while [[ "$1" == -* ]]; do case "$1" in -l|-o|-p) shift 2;; *) shift;; esac; don
 h=$1; shift
 exec ip netns exec "$h" unshare --uts bash -c "hostname $h; $*"
 """
+SUBNET = "10.77.0.0/24"
 
 
-def spread(count: int, module: str, *arguments: str) -> dict[str, Any]:
-    """`python -m module arguments` on one rank a host under the MPI of this Python; the last line of output as JSON."""
-    from engine.comm.probe import launcher, vendor
+def line(names: Sequence[str], per_host: Sequence[int], agent: str) -> tuple[list[str], dict[str, str]]:
+    """Launcher, options and environment for so many ranks on each named host; on this machine where none are named."""
+    from engine.comm.probe import flags, launcher, vendor
 
-    mpiexec = launcher()
+    mpiexec, count = launcher(), sum(per_host)
+    if not mpiexec:
+        raise Missing("no mpiexec found")
+    if not names:
+        options, more = flags(mpiexec, count)
+        return [mpiexec, *options, "-n", str(count)], more
+    placed = ",".join(f"{name}:{n}" for name, n in zip(names, per_host, strict=True))
+    crowded = count > len(os.sched_getaffinity(0))
+    if vendor(mpiexec) == "openmpi":
+        home = str(Path(mpiexec).resolve().parent.parent)
+        return [mpiexec, "--allow-run-as-root", "--prtemca", "plm_ssh_agent", agent, "--prtemca", "oob_tcp_if_include", SUBNET,
+                "--prefix", home, "--host", placed, "-n", str(count), "--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl",
+                "tcp,sm,self", "--mca", "btl_tcp_if_include", "eth0", "--mca", "osc", "^ucx", "-x", "PYTHONPATH", "-x",
+                "PATH"], {"OMPI_MCA_mpi_yield_when_idle": "1"} if crowded else {}
+    return [mpiexec, "-launcher", "ssh", "-launcher-exec", agent, "-localhost", "10.77.0.254", "-hosts", placed, "-n", str(count),
+            "-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", "eth0"], {
+                "MPIR_CVAR_POLLS_BEFORE_YIELD": "0"} if crowded else {}
+
+
+def ranks(names: Sequence[str], per_host: Sequence[int], module: str, *arguments: str,
+          timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """`python -m module arguments` on ranks under the MPI of this Python; the last line of output as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         agent = Path(folder) / "agent"
         agent.write_text(AGENT)
         agent.chmod(0o755)
-        names = ",".join(f"en{i}" for i in range(count))
-        work = [sys.executable, "-m", module, *arguments]
-        env = environment() | {"PYTHONPATH": f"{ROOT}:{environment()['PYTHONPATH']}"}
-        if vendor(mpiexec) == "openmpi":
-            line = [mpiexec, "--allow-run-as-root", "--prtemca", "plm_ssh_agent", str(agent), "--prtemca", "oob_tcp_if_include",
-                    "10.77.0.0/24", "--prefix", sys.prefix, "--host", ",".join(f"en{i}:1" for i in range(count)), "-n", str(count),
-                    "--mca", "pml", "ob1", "--mca", "btl", "tcp,sm,self", "--mca", "btl_tcp_if_include", "eth0", "--mca", "osc",
-                    "^ucx", "-x", "PYTHONPATH", *work]
-        else:
-            line = [mpiexec, "-launcher", "ssh", "-launcher-exec", str(agent), "-localhost", "10.77.0.254", "-hosts", names,
-                    "-n", str(count), "-ppn", "1", "-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", "eth0",
-                    "-genv", "PYTHONPATH", env["PYTHONPATH"], *work]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, stdin=subprocess.DEVNULL, cwd=ROOT)
+        launcher, more = line(names, per_host, str(agent))
+        env = environment() | more
+        env["PYTHONPATH"] = f"{ROOT}:{env['PYTHONPATH']}"
+        try:
+            done = subprocess.run([*launcher, sys.executable, "-m", module, *arguments], capture_output=True, text=True,
+                                  timeout=timeout_s, env=env, stdin=subprocess.DEVNULL, cwd=ROOT)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{module} {' '.join(arguments)} took more than {timeout_s:g} s") from None
     lines = [one for one in done.stdout.splitlines() if one.startswith("{")]
     if done.returncode or not lines:
         raise RuntimeError(f"{module}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
     found: dict[str, Any] = json.loads(lines[-1])
     return found
+
+
+def spread(count: int, module: str, *arguments: str) -> dict[str, Any]:
+    """As `ranks`, one rank on each of `count` hosts."""
+    return ranks([f"en{i}" for i in range(count)], [1] * count, module, *arguments)
 
 
 def local(count: int, module: str, *arguments: str) -> dict[str, Any]:
-    """As `spread`, on this host alone."""
-    from engine.comm.probe import flags, launcher
-
-    mpiexec = launcher()
-    options, more = flags(mpiexec, count)
-    env = environment() | more | {"PYTHONPATH": f"{ROOT}:{environment()['PYTHONPATH']}"}
-    done = subprocess.run([mpiexec, *options, "-n", str(count), sys.executable, "-m", module, *arguments], capture_output=True,
-                          text=True, timeout=TIMEOUT_S, env=env, stdin=subprocess.DEVNULL, cwd=ROOT)
-    lines = [one for one in done.stdout.splitlines() if one.startswith("{")]
-    if done.returncode or not lines:
-        raise RuntimeError(f"{module}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+    """As `ranks`, on this machine alone."""
+    return ranks([], [count], module, *arguments)

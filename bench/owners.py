@@ -1,4 +1,4 @@
-"""What a bench of sharded tables runs under MPI: `owners.py CASE`; rank 0 prints one JSON object at the end."""
+"""What a bench of sharded tables runs under MPI: `python -m bench.owners CASE`; rank 0 prints one JSON object at the end."""
 from __future__ import annotations
 
 import json
@@ -249,7 +249,7 @@ def moved(store: Store, slots: Any, target: int, plain: bool) -> dict[str, float
 
 @case
 def resplit(link: World) -> dict[str, Any]:
-    """`owners.py resplit MIB`: so many MiB of float32 from 4 ranks' rows to 3 ranks' columns; memory beyond both, at most."""
+    """`bench.owners resplit MIB`: so many MiB of float32 from 4 ranks' rows to 3 ranks' columns; memory beyond both, at most."""
     from engine.shard import resplit as layout
 
     columns = 1 << 10

@@ -101,6 +101,11 @@ static void bind_slab(py::module_& m) {
             return py::make_tuple(d.count, static_cast<int>(d.status), at);
         }, py::arg("set"), py::arg("node").none(true), py::arg("wanted").noconvert().none(true), py::arg("at"), py::arg("keys").noconvert(),
            py::arg("versions").noconvert(), py::arg("clocks").noconvert(), py::arg("values").noconvert())
+        .def("count", [](const PySlab& s, const PyNode* node, const std::optional<Bytes>& wanted) {
+            const Chosen chosen(node, wanted);
+            py::gil_scoped_release release;
+            return count(s.slab, chosen.n16(), chosen.n32(), chosen.wanted);
+        }, py::arg("node").none(true), py::arg("wanted").noconvert().none(true))
         .def("drop", [](const PySlab& s, const PyNode* node, const std::optional<Bytes>& wanted, std::uint32_t older) {
             const Chosen chosen(node, wanted);
             py::gil_scoped_release release;

@@ -69,28 +69,31 @@ bool packs(const u8* plane, std::size_t n) {  // by the entropy of a sample
 
 void alone(const float* values, std::size_t m, Writer& w, Packing& work) {
     const auto* from = reinterpret_cast<const u8*>(values);
+    u8* plane = work.plane[0];
     for (std::size_t p = 0; p < planes; ++p) {
-        for (std::size_t i = 0; i < m; ++i) work.plane[i] = from[4 * i + p];
-        const std::size_t size = packs(work.plane, m) ? entropy::huffman_encode(work.plane, m, work.code, m - m / 16) : 0;
+        for (std::size_t i = 0; i < m; ++i) plane[i] = from[4 * i + p];
+        const std::size_t size = packs(plane, m) ? entropy::huffman_encode(plane, m, work.code, m - m / 16) : 0;
         w.word(size);
-        w.bytes(size ? work.code : work.plane, size ? size : m);
+        w.bytes(size ? work.code : plane, size ? size : m);
     }
 }
 
 bool alone(Reader& r, float* values, std::size_t m, Packing& work) {
-    auto* to = reinterpret_cast<u8*>(values);
+    const u8* part[planes];
     for (std::size_t p = 0; p < planes; ++p) {
         u32 size;
         if (!r.word(size)) return false;
-        const u8* from = r.bytes(size ? size : m);
-        if (!from) return false;
-        if (size) {
-            if (!entropy::huffman_decode(from, size, work.plane, m)) return false;
-            from = work.plane;
-        }
-        for (std::size_t i = 0; i < m; ++i) to[4 * i + p] = from[i];
+        part[p] = r.bytes(size ? size : m);
+        if (!part[p]) return false;
+        if (!size) continue;
+        if (!entropy::huffman_decode(part[p], size, work.plane[p], m)) return false;
+        part[p] = work.plane[p];
     }
-    return r.at == r.end;
+    if (r.at != r.end) return false;
+    auto* to = reinterpret_cast<u32*>(values);
+    const u8 *a = part[0], *b = part[1], *c = part[2], *d = part[3];
+    for (std::size_t i = 0; i < m; ++i) to[i] = u32(a[i]) | u32(b[i]) << 8 | u32(c[i]) << 16 | u32(d[i]) << 24;
+    return true;
 }
 
 delta::Job job_of(const float* now, const float* base, std::size_t m) {

@@ -11,7 +11,7 @@ constexpr std::size_t most_values = 1 << 18, most_rows = 1 << 16;  // of one pac
 
 struct Packing {  // memory of one call, some 9 MiB, kept by the caller; a page of it is touched when it is first needed
     delta::Work delta;
-    alignas(64) std::uint8_t plane[most_values], code[4 * most_values + 4096];
+    alignas(64) std::uint8_t plane[4][most_values], code[4 * most_values + 4096];
     std::uint32_t number[most_rows + entropy::block];
     // What was unpacked.
     std::uint64_t keys[most_rows];

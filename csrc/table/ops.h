@@ -42,6 +42,8 @@ Done stage(const Slab& s, const std::uint64_t* keys, const std::uint32_t* versio
 struct Export { std::uint64_t* keys; std::uint32_t *versions, *clocks; float* values; };
 Done take(const Slab& s, int set, const route::Map<std::int16_t>* narrow, const route::Map<std::int32_t>* wide, const std::uint8_t* wanted,
           std::uint64_t* at, const Export& out, std::size_t room);
+// How many rows are of the wanted slots.
+std::size_t count(const Slab& s, const route::Map<std::int16_t>* narrow, const route::Map<std::int32_t>* wide, const std::uint8_t* wanted);
 // Removes rows of the wanted slots (null: of any) whose clock is below `older`; returns how many.
 std::size_t drop(const Slab& s, const route::Map<std::int16_t>* narrow, const route::Map<std::int32_t>* wide, const std::uint8_t* wanted, std::uint32_t older);
 // Rebuilds the rows without graves, through `scratch` of used * row_bytes. Nobody may be inside: the gate is closed, the generation odd.

@@ -37,6 +37,15 @@ Done take(const Slab& s, int set, const route::Map<std::int16_t>* narrow, const 
     return {count, Status::ok};
 }
 
+std::size_t count(const Slab& s, const route::Map<std::int16_t>* narrow, const route::Map<std::int32_t>* wide, const std::uint8_t* wanted) {
+    std::size_t found = 0;
+    for (std::uint64_t bucket = 0; bucket <= s.mask; ++bucket) {
+        const std::uint64_t key = s.row(bucket)->key.load(std::memory_order_relaxed);
+        found += key && chosen(narrow, wide, wanted, key - 1);
+    }
+    return found;
+}
+
 std::size_t drop(const Slab& s, const route::Map<std::int16_t>* narrow, const route::Map<std::int32_t>* wide, const std::uint8_t* wanted, std::uint32_t older) {
     std::size_t count = 0;
     for (std::uint64_t bucket = 0; bucket <= s.mask; ++bucket) {

@@ -1,4 +1,5 @@
 """The planner's executor: as told or as measured, the sum is right, the same everywhere, and the choice is explained."""
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from engine.cluster import route as plan
 from engine.comm.local import Alone, group
+from engine.modes import reducer
 from engine.modes.reducer import Reducer
 
 N = 20_000
@@ -28,18 +30,55 @@ SLOW = plan.Fit(plan.Wire(1e-5, 1e-7), plan.Wire(1e-5, 1e-7), 1, 2e-10,
 def test_what_comes_and_what_is_owed_is_what_was_given(codec):
     def work(link):
         made = Reducer(link, N, codec, constants=SLOW)
-        sums = [made(drawn(link.rank, s)).copy() for s in range(20)]
+        sums = [made(drawn(link.rank, s)).copy() for s in range(30)]
         return sums, made.owed(), made.picked, made.lines()
 
     found = on_ranks(3, work)
-    for s in range(20):
+    for s in range(30):
         assert len({sums[s].tobytes() for sums, *_ in found}) == 1
-    exact = sum(drawn(r, s).astype(np.float64) for r in range(3) for s in range(20))
+    exact = sum(drawn(r, s).astype(np.float64) for r in range(3) for s in range(30))
     came = sum(x.astype(np.float64) for x in found[0][0]) + sum(owed.astype(np.float64) for _, owed, *_ in found)
     np.testing.assert_allclose(came, exact, atol=2e-3)
     assert len({picked for *_, picked, _ in found}) == 1 and found[0][2]
     if codec == "auto":
         assert any("<- taken" in line for line in found[0][3]) and any("tried:" in line for line in found[0][3])
+
+
+def test_auto_looks_again_and_leaves_what_has_become_slow(monkeypatch):
+    monkeypatch.setattr(reducer, "LEAST_BETWEEN", 5)
+
+    def work(link):
+        said = []
+        made = Reducer(link, N, "auto", allowed=("dense", "sign"), constants=SLOW, note=said.append)
+        plain, costs = made._by, {"dense": 0.02, "sign": 0.01}  # seconds a step of each takes beside its own
+
+        def by(name, g):
+            time.sleep(costs[name])
+            return plain(name, g)
+
+        made._by = by
+        step, picks, total = 0, [], np.zeros(N)
+
+        def until(name):
+            nonlocal step
+            while made.picked != name and step < 400:
+                total[:] += made(drawn(link.rank, step))
+                step += 1
+            picks.append(made.picked)
+
+        until("sign")
+        costs |= {"sign": 0.06, "dense": 0.005}
+        until("dense")
+        costs |= {"sign": 0.005, "dense": 0.06}
+        until("sign")
+        return picks, said, total, made.owed(), step
+
+    found = on_ranks(2, work)
+    picks, said, total, _, steps = found[0]
+    assert picks == ["sign", "dense", "sign"] == found[1][0]
+    assert [line.split(":")[0] for line in said] == ["dense instead of sign", "sign instead of dense"]
+    exact = sum(drawn(r, s).astype(np.float64) for r in range(2) for s in range(steps))
+    np.testing.assert_allclose(total + sum(owed.astype(np.float64) for *_, owed, _ in found), exact, atol=5e-3)
 
 
 def test_one_rank_needs_no_plan():

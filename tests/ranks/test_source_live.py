@@ -152,3 +152,32 @@ def test_a_spool_without_checkpoints_is_refused(tmp_path):
     job = subprocess.run([sys.executable, "-m", "engine", "train", "unix:///x", "--spool", str(tmp_path), "--task", "binary"],
                          capture_output=True, text=True, timeout=LIMIT_S)
     assert job.returncode == 64 and "checkpoint" in job.stderr
+
+
+def test_feeds_of_a_rank_that_dies_are_read_by_those_who_go_on_in_place(tmp_path):
+    """Files come into a folder while a rank is killed; the survivors take over its files at the rows it had reached."""
+    inbox, folder, total = tmp_path / "in", tmp_path / "saved", 6000
+    inbox.mkdir()
+    for k in range(6):
+        (inbox / f"part{k}.libsvm").write_text("".join(line(i) for i in range(k * 500, k * 500 + 500)))
+    audit = tmp_path / "audit.jsonl"
+    job = subprocess.Popen(
+        [sys.executable, "-m", "engine", "run", "--supervise", "--on-loss=shrink", "-n", "3", "train", f"follow:{inbox}",
+         "--checkpoint", str(folder), "--every", "100000rows", "--run-dir", "-", "--threads", "1", "--json", "--quiet",
+         "--task", "regression", "--learner", "sgd", "--rate", "1", "model.bias=0", "model.power_t=0",
+         "model.loss=squared", "model.scale=false", "exchange.every=16", "exchange.merge=add", "data.format=libsvm",
+         "data.idle=4", "fault.ranks_per_node=1"],
+        env={**os.environ, "ENGINE_AUDIT": str(audit), "ENGINE_CRASH": "own:1:20"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for k in range(6, 12):
+        made = tmp_path / f"part{k}.tmp"
+        made.write_text("".join(line(i) for i in range(k * 500, k * 500 + 500)))
+        os.rename(made, inbox / f"part{k}.libsvm")
+        time.sleep(0.3)
+    code, out, err = ended(job)
+    told = [json.loads(text) for text in audit.read_text().splitlines()]
+    assert code == 0, err
+    assert {e.get("ranks") for e in told if e["event"] in ("recovery", "relaunch")}, (told, err)
+    np.testing.assert_array_equal(learned(folder, total), np.ones(total))
+    assert json.loads(out.splitlines()[-1])["rows"] == total

@@ -14,11 +14,12 @@ from engine.errors import DataError, PeerError, StoreError
 from engine.source.feed import Given, Lines, counters
 from engine.source.follow import Followed
 from engine.source.listen import HELD_BYTES, Listener
-from engine.source.live import Live, LiveSource, from_rows, live, shares
+from engine.source.live import Live, LiveSource, from_rows, live
 from engine.source.read import open_source
 from engine.source.ring import Ring, Ringed, unused
 from engine.source.schema import named_plan
 from engine.source.send import Sender
+from engine.source.share import shares
 from engine.store.spool import Spool, pack, unpack
 from engine.types import Batch, Schema
 
@@ -364,3 +365,47 @@ def test_a_session_learns_from_an_iterator_as_from_arrays():
             pass
         assert other.summary()["rows"] == 500
         np.testing.assert_array_equal(one.predict(x), other.predict(x))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_file_rotated_several_times_between_two_looks_loses_nothing(tmp_path, turns):
+    path = tmp_path / "log"
+    path.write_text("0,1\n1,1\n")
+    feed = Followed(str(path), Lines(PLAN, "error", counters()))
+    rows = feed.poll().batch.x[:, 0].tolist()
+    for turn in range(turns):
+        os.rename(path, f"{path}.{turn}")
+        path.write_text(f"{2 * turn + 2},1\n{2 * turn + 3},1\n")
+        os.utime(path, ns=(10**18 + turn,) * 2)
+    os.utime(f"{path}.0", ns=(10**18 - 1,) * 2)
+    for _ in range(4 * turns):
+        portion = feed.poll()
+        rows += [] if portion is None else portion.batch.x[:, 0].tolist()
+    assert rows == list(range(2 * turns + 2))
+    feed.close()
+
+
+def test_frames_of_another_width_are_named_and_not_acknowledged(tmp_path):
+    """Columns that change in mid-stream: what came before is learned, what came after is still with the sender."""
+    address, spool = f"unix://{tmp_path}/door", Spool(tmp_path / "spool")
+    feed = Listener(address, None, counters(), spool=spool, schema=PLAN.schema)
+    out, rows = Sender(address, "solver", timeout_s=20), list[int]()
+
+    def send():
+        out.send(np.ones((100, 1), np.float32), np.ones(100, np.float32))
+        out.flush()
+        out.send(np.ones((50, 2), np.float32), np.ones(50, np.float32))
+
+    def read():
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            portion = feed.poll()
+            rows.append(0 if portion is None else len(portion.batch))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(DataError, match=r"expected rows of 1 columns, found 2 columns"):
+        read()
+    sender.join(20)
+    assert sum(rows) == spool.next == out.taken == 100 and spool.senders == {"solver": 100} and out.rows == 150
+    feed.close()

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import ConfigError, DataError
 from engine.models.graded import Graded, logits
-from engine.models.registry import Spec, kind
+from engine.models.registry import Spec, kind, step_rows
 from engine.types import Array, Batch
 
 LAYERS_MAX = 4
@@ -132,7 +132,7 @@ def build(spec: Spec) -> Graded:
         raise DataError("mlp: expected a chain of policies, found none")
     scale = spec.options.get("scale")
     return Graded(lambda: Mlp(sizes, activation=activation, seed=seed), spec.policy, loss=loss, width=spec.schema.width,
-                  batch=int(spec.options.get("batch") or 32), merge=spec.merge, seed=seed, tracked=spec.tracked,
+                  batch=step_rows("mlp", spec.options.get("batch")), merge=spec.merge, seed=seed, tracked=spec.tracked,
                   scale=not spec.schema.sparse if scale is None else bool(scale))
 
 
@@ -149,5 +149,6 @@ def build_softmax(spec: Spec) -> Graded:
 
     if spec.policy is None:
         raise DataError("softmax: expected a chain of policies, found none")
-    return Graded(make, spec.policy, loss=loss, width=width, batch=int(spec.options.get("batch") or 1), merge=spec.merge,
-                  seed=spec.seed, tracked=spec.tracked, scale=not spec.schema.sparse if scale is None else bool(scale))
+    return Graded(make, spec.policy, loss=loss, width=width, batch=step_rows("softmax", spec.options.get("batch")),
+                  merge=spec.merge, seed=spec.seed, tracked=spec.tracked,
+                  scale=not spec.schema.sparse if scale is None else bool(scale))

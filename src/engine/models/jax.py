@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.models.graded import Graded, logits
-from engine.models.registry import Spec, kind, made_by
+from engine.models.registry import Spec, kind, made_by, step_rows
 from engine.types import Array, Batch
 
 
@@ -59,5 +59,5 @@ def build(spec: Spec) -> Graded:
         raise ConfigError("jax: expected a chain of policies, found none")
     scale = spec.options.get("scale")
     return Graded(lambda: _net(make(spec), outputs), spec.policy, loss=loss, width=spec.schema.width,
-                  batch=int(spec.options.get("batch") or 32), merge=spec.merge, seed=spec.seed, tracked=spec.tracked,
+                  batch=step_rows("jax", spec.options.get("batch")), merge=spec.merge, seed=spec.seed, tracked=spec.tracked,
                   scale=bool(True if scale is None else scale))

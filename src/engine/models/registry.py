@@ -22,6 +22,7 @@ HOME = {
 
 
 GRADED = ("mlp", "softmax", "torch", "jax")  # kinds that learn by a chain of policies
+STEP = {"softmax": 1}  # rows of a mini-batch of a graded kind where none are asked for; else 32
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
 SECTION = {"forest": "tree", "kmeans": "stats", "ridge": "stats"}
 
@@ -63,6 +64,11 @@ def kind(name: str) -> Callable[[Builder], Builder]:
         KINDS[name] = builder
         return builder
     return enter
+
+
+def step_rows(name: str, batch: int | None) -> int:
+    """Rows of a mini-batch of a graded kind: as asked for, else the kind's own."""
+    return batch or STEP.get(name, 32)
 
 
 def made_by(spec: Spec) -> Callable[[Spec], Any]:

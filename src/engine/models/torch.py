@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.models.graded import Graded, logits
-from engine.models.registry import Spec, kind, made_by
+from engine.models.registry import Spec, kind, made_by, step_rows
 from engine.types import Array, Batch
 
 
@@ -81,5 +81,5 @@ def build(spec: Spec) -> Graded:
     if spec.policy is None:
         raise ConfigError("torch: expected a chain of policies, found none")
     scale = spec.options.get("scale")
-    return Graded(net, spec.policy, loss=loss, width=spec.schema.width, batch=int(spec.options.get("batch") or 32),
+    return Graded(net, spec.policy, loss=loss, width=spec.schema.width, batch=step_rows("torch", spec.options.get("batch")),
                   merge=spec.merge, seed=spec.seed, tracked=spec.tracked, scale=bool(True if scale is None else scale))

@@ -18,7 +18,15 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     mode, _, number = config.exchange.mode.partition(":")
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
-    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact" and not config.exchange.virtual):
+    if (carried := getattr(job.keeper, "carried", None)) is not None:  # its survivors go on, however few
+        return carried.run()
+    owes = "residual" in job.recalled
+    if owes and (not job.shared or config.exchange.virtual or mode not in ("bsp", "local")):
+        from engine.modes import coding
+
+        coding.pay(job, config.exchange.merge)
+        owes = False
+    if not job.shared or (mode == "bsp" and config.exchange.codec == "exact" and not config.exchange.virtual and not owes):
         return loop.run(job)
     _check(config, mode)
     power = config.exchange.damp
@@ -30,18 +38,23 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         from engine.modes.local import Outer
 
         total: coding.Sum = coding.plain
-        if config.exchange.codec != "exact":
-            total = coding.Coding(config.exchange.codec, config.exchange.route, note, config.exchange.explain)
+        if config.exchange.codec != "exact" or owes:  # what was owed goes with the first step, whatever the codec is now
+            codec = "dense" if config.exchange.codec == "exact" else config.exchange.codec
+            total = job.memory = coding.Coding(codec, config.exchange.route, note, config.exchange.explain,
+                                               config.exchange.merge)
         job.exchange = coding.exchange(total)
         if mode == "local":
             job.exchange = Outer(job.team.models[0], config.exchange.momentum, total)
+            if config.exchange.momentum:
+                job.exchange.recall(job)
+                job.memory = job.exchange
             job.k = jobs.interval(config) * int(number)
         return loop.run(job)
     if job.link.size == 1:
         return loop.run(job)  # threads of one rank share a clock
-    if job.keeper is not None:
+    if job.keeper is not None and not (mode == "asp" and getattr(job.keeper, "apart", False)):
         raise ConfigError(f"exchange.mode={mode}: copies in node memory are kept step by step, in lock-step",
-                          fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
+                          fix="exchange.mode=asp or bsp, or fault.memory=off and checkpoints")
     if mode == "ssp":
         from engine.modes.stale import Stale
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from engine import loop
 from engine.errors import ConfigError
-from engine.modes.coding import Sum, plain
-from engine.types import Array, Update
+from engine.modes.coding import Coding, Sum, plain
+from engine.types import Array, Block, State, Update
 
 
 class Outer:
@@ -26,6 +26,17 @@ class Outer:
         self.momentum = np.float32(momentum)
         self.anchor: Array | None = model._block[:, :2].copy() if momentum else None
         self.speed = np.zeros_like(self.anchor) if self.anchor is not None else None
+
+    def recall(self, job: loop.Job) -> None:
+        """Goes on from what a checkpoint had of it."""
+        state = job.recalled
+        if self.speed is not None and "speed" in state and state["speed"].data.shape == self.speed.shape:
+            self.speed[:] = state.pop("speed").data
+
+    def fold(self, job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
+        """The outer momentum, the same on every rank; and what the codec keeps."""
+        state, parts = self.total.fold(job) if isinstance(self.total, Coding) else ({}, {})
+        return state | ({} if self.speed is None else {"speed": Block(self.speed.copy())}), parts
 
     def __call__(self, job: loop.Job, update: Update, table: Array) -> None:
         total = self.total(job, update, table)

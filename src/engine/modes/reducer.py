@@ -22,8 +22,10 @@ from engine.types import Array, Link
 
 TAG = 112
 PROBE = 1 << 18  # elements on which codecs are timed
-TRIALS = 5  # real steps each shortlisted candidate is tried on
-WIN = 0.8  # of dense's time: what a candidate has to reach in trials to be taken
+TRIALS = 4  # real steps on end of a candidate's trial, of which the first warms up
+WIN, STAY = 0.8, 1.0  # of dense's time: what a candidate has to reach in trials to be taken, and to be kept
+SLOWER = 1.25  # times dense's time in its trial: a pace that calls for another
+LEAST_BETWEEN, MOST_BETWEEN = 128, 1 << 14  # steps from one look to the next
 AUTO = ("dense", "bf16", "int8", "sign", "topk")
 
 
@@ -98,61 +100,97 @@ class Reducer:
     """Sum over ranks of float32 `(n,)`, the same bytes everywhere. `codec`: dense, bf16, int8, int4, sign, topk[:density],
     lowrank[:rank], or auto = the quickest of `allowed`.  `route` of dense: native (the MPI's own), ring, halving, ….
 
-    Lossy codecs keep what they did not send as residuals. The result may be overwritten by the next call.
-    `lines()` explains an automatic choice.
+    Lossy codecs keep what they did not send as residuals. The result may be overwritten by the next call. auto looks again
+    as it runs (`note` is told of a change): dense beside a codec in use, the best codec beside dense, each some steps on
+    end, as it would run alone, and so seldom that looking costs about one step in a hundred.  `lines()` explains a choice.
     """
 
     def __init__(self, link: Link, n: int, codec: str = "auto", *, route: str = "native", allowed: Sequence[str] = AUTO,
-                 name: str = "gradient", constants: plan.Fit | None = None) -> None:
+                 name: str = "gradient", constants: plan.Fit | None = None,
+                 note: Callable[[str], None] = lambda text: None) -> None:
         kind, _, number = codec.partition(":")
         if kind != "auto" and kind not in plan.CODECS:
             raise ValueError(f"codec {codec!r}: expected auto or one of {', '.join(plan.CODECS)}")
         if route != "native" and route not in ROUTES:
             raise ValueError(f"route {route!r}: expected native or one of {', '.join(sorted(ROUTES))}")
-        self.link, self.n, self.name, self.route = link, n, name, route
+        self.link, self.n, self.name, self.route, self.note = link, n, name, route, note
         self.density = float(number) if number and kind == "topk" else 0.01
         self.rank = int(number) if number and kind == "lowrank" else 4
         self.allowed = tuple(allowed)
-        self._made: dict[str, Callable[[Array], Array]] = {}
+        self._made: dict[str, Any] = {}
         self.picked = "" if kind == "auto" else kind
         self.measured: dict[str, float] = {}
-        self._carry: Array | None = None  # residuals of candidates that were not taken
+        self._carry: Array | None = None  # residuals of what is not in use: go with the next step
         self.times: dict[str, list[float]] = {}
         self._fit = constants
         self._shortlist: list[str] = []
+        self._queue: list[str] = []  # steps on trial
+        self._left = self._since = 0  # steps before the next look, and since the pace was last looked at
+        self._spent_s = 0.0
         if kind == "auto" and link.size > 1:
             self._fit = constants or fit(link, self.allowed, self.density)
             self._shortlist = [g.codec for g in plan.choose(self._fit, link.size, n, self.allowed, density=self.density)][:3]
             if "dense" not in self._shortlist:
                 self._shortlist[-1] = "dense"
+            self._queue = [name for names in (self._shortlist, self._shortlist[::-1]) for name in names for _ in range(TRIALS)]
         if self._shortlist == ["dense"] or (kind == "auto" and link.size == 1):
-            self.picked = "dense"
+            self.picked, self._queue, self._shortlist = "dense", [], []
 
     def __call__(self, g: Array) -> Array:
-        if self.picked:
-            if self._carry is not None:
-                g, self._carry = g + self._carry, None
-            return self._by(self.picked, g)
-        turn = min(self._shortlist, key=lambda name: len(self.times.get(name, [])))
+        if self._carry is not None:
+            g, self._carry = g + self._carry, None
+        if not self._queue:
+            began = time.perf_counter()
+            total = self._by(self.picked, g)
+            if self._shortlist:
+                self._watch(time.perf_counter() - began)
+            return total
+        turn = self._queue.pop(0)
         self.link.barrier(name=f"{self.name}: trial")
         began = time.perf_counter()
         total = self._by(turn, g)
         self.times.setdefault(turn, []).append(time.perf_counter() - began)
-        if all(len(self.times.get(name, [])) > TRIALS for name in self._shortlist):
+        if not self._queue:
             self._pick()
         return total
 
+    def _watch(self, seconds: float) -> None:
+        """Looks where it is time, or where steps have become slower than dense was. Of all ranks the one that waited least
+        tells how long an exchange takes."""
+        self._left, self._since, self._spent_s = self._left - 1, self._since + 1, self._spent_s + seconds
+        if self._since == LEAST_BETWEEN and self._left > 0:
+            mean = float(self.link.allreduce(np.array([self._spent_s / self._since]), op="min", name=f"{self.name}: pace")[0])
+            if mean > SLOWER * self.measured.get("dense", np.inf):
+                self._left = 0
+        if self._since == LEAST_BETWEEN:
+            self._since, self._spent_s = 0, 0.0
+        if self._left <= 0:
+            self._look()
+
+    def _look(self) -> None:
+        """From the next step on: what is in use and what would be instead, a block of steps each."""
+        others = [name for name in self._shortlist if name != "dense"]
+        other = self.picked if self.picked != "dense" else min(others, key=lambda name: self.measured.get(name, 0.0))
+        self.times, self._queue = {}, ["dense"] * TRIALS + [other] * TRIALS
+
     def _pick(self) -> None:
-        """The least of the slowest rank's median (the first trial warms up); dense unless another is clearly quicker."""
-        mine = np.array([np.median(self.times[name][1:]) for name in self._shortlist])
+        """The least of the slowest rank's median (the first of each block warms up). A codec is taken where it is clearly
+        quicker than dense, and stays while it is not slower."""
+        names = [name for name in self._shortlist if name in self.times]
+        mine = np.array([np.median([t for at, t in enumerate(self.times[name]) if at % TRIALS]) for name in names])
         worst = self.link.allreduce(mine, op="max", name=f"{self.name}: trials")
-        self.measured = dict(zip(self._shortlist, worst.tolist(), strict=True))
-        best = min(self.measured, key=lambda name: self.measured[name])
-        self.picked = best if self.measured[best] <= WIN * self.measured["dense"] else "dense"
+        self.measured |= dict(zip(names, worst.tolist(), strict=True))
+        best, before = min(names, key=lambda name: self.measured[name]), self.picked
+        enough = STAY if before == best else WIN
+        self.picked = best if self.measured[best] <= enough * self.measured["dense"] else "dense"
+        if before and self.picked != before:
+            self.note(f"{self.picked} instead of {before}: "
+                      + ", ".join(f"{name} {1e3 * self.measured[name]:.3f} ms" for name in names))
+        dear = max(self.measured[name] for name in names) / max(self.measured[self.picked], 1e-9) - 1
+        self._left = min(MOST_BETWEEN, max(LEAST_BETWEEN, int(100 * TRIALS * dear)))
         kept = {name: made for name, made in self._made.items() if name == self.picked}
-        dropped = {name: made for name, made in self._made.items() if name != self.picked}
-        self._made = dropped
-        self._carry, self._made = self.owed(), kept
+        self._made = {name: made for name, made in self._made.items() if name != self.picked}
+        self._carry, self._made = self.owed() if self._made else None, kept
 
     def owed(self) -> Array:
         """What this rank's residuals hold, float32 `(n,)`: not yet in any sum."""
@@ -162,6 +200,37 @@ class Reducer:
             if held is not None:
                 total += held() if callable(held) else held
         return total
+
+    @property
+    def owes_nothing(self) -> bool:
+        """Whether sums are and were exact, on every rank."""
+        return self.picked == "dense" and self._carry is None and not self._made
+
+    @property
+    def step(self) -> int:
+        """Exchanges so far of the codec in use, by which it draws; 0 where it does not."""
+        return int(getattr(self._made.get(self.picked), "step", 0))
+
+    @property
+    def warm(self) -> Array | None:
+        """The factor that low rank starts its next step from, the same on every rank."""
+        return getattr(self._made.get(self.picked), "warm", None)
+
+    def take(self, name: str) -> None:
+        """With auto: goes on with what was picked before, without trials; the next look is as far as after any."""
+        if self._queue and name in ("dense", *self.allowed):
+            self.picked, self._queue, self._left = name, [], LEAST_BETWEEN
+
+    def owe(self, residual: Array, step: int = 0, warm: Array | None = None) -> None:
+        """Goes on from here as a reducer made anew would that owes `residual`, float32 `(n,)`, and stands at `step`."""
+        self._made, self._carry = {}, residual
+        if self.picked not in ("", "dense"):
+            made: Any = self._make(self.picked)
+            self._made[self.picked] = made
+            if hasattr(made, "step"):
+                made.step = step
+            if warm is not None and getattr(made, "warm", warm[:0]).shape == warm.shape:
+                made.warm = warm.copy()
 
     def _by(self, name: str, g: Array) -> Array:
         if name == "dense":

@@ -52,6 +52,7 @@ class Lines:
 
     def __init__(self, plan: Plan, policy: str, stats: dict[str, Any]) -> None:
         self.plan, self.policy, self.stats = plan, policy, stats
+        self.row_bytes = 64.0  # of the rows that came last; a guess before any has
 
     def rows(self, data: bytes, where: str, base: int, place: str = "") -> Portion | None:
         """Whole lines `data`, the first at byte `base` of `where`; None where they hold no row."""
@@ -61,6 +62,7 @@ class Lines:
         if not len(batch):
             return None
         self.stats["rows"] += len(batch)
+        self.row_bytes = len(data) / len(batch)
         marks = np.empty(len(batch) + 1, np.int64)
         marks[:-1] = at
         marks[-1] = len(data)

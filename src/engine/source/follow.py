@@ -6,6 +6,7 @@ of a file that was rotated away ends where the file does.
 """
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import os
@@ -54,8 +55,21 @@ class Followed:
     def _generations(self) -> list[str]:
         """The path and what was rotated away from it, oldest first."""
         found = [self.path] if not self._moved else [*glob.glob(glob.escape(self.path) + "[.-]*"), self.path]
-        present = [p for p in found if os.path.isfile(p) and not p.endswith((".gz", ".xz", ".zst"))]
-        return sorted(present, key=lambda p: (p == self.path, os.stat(p).st_mtime_ns))
+        present: list[tuple[bool, int, str]] = []
+        for path in found:
+            with contextlib.suppress(FileNotFoundError):  # removed while we look
+                if os.path.isfile(path) and not path.endswith((".gz", ".xz", ".zst")):
+                    present.append((path == self.path, os.stat(path).st_mtime_ns, path))
+        return [path for *_, path in sorted(present)]
+
+    def _since(self, inode: int) -> list[str]:
+        """What came after the file of this inode, oldest first: it may have been rotated more than once since the last look."""
+        paths = self._generations()
+        for place, path in enumerate(paths):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:
+                    return paths[place + 1 :] or [self.path]
+        return [self.path]
 
     def poll(self) -> Portion | None:
         if self._handle < 0 and not self._open(self.path):
@@ -66,6 +80,23 @@ class Followed:
             if found is not None:
                 return found
         return self._next(data)
+
+    @property
+    def waiting(self) -> int:
+        """Rows there but not read yet, by the length of those read before."""
+        try:
+            size = os.fstat(self._handle).st_size if self._handle >= 0 else os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
+        return int(max(0, size - self._offset) / self._lines.row_bytes)
+
+    @property
+    def movable(self) -> bool:
+        """Whether another process finds the file under its path."""
+        try:
+            return self._handle < 0 or os.stat(self.path).st_ino == os.fstat(self._handle).st_ino
+        except FileNotFoundError:
+            return False
 
     def _open(self, path: str) -> bool:
         try:
@@ -110,7 +141,8 @@ class Followed:
         if now is not None and (now.st_ino, now.st_dev) != (here.st_ino, here.st_dev):
             if os.fstat(self._handle).st_size > self._offset + len(rest):
                 return None  # written between the read and the look: read on
-            return self._leave(rest, self.path)
+            self._later = self._since(here.st_ino)
+            return self._leave(rest, self._later.pop(0))
         if not self._follow:
             self.ended = True
             return self._whole(rest, end=True) if rest else None

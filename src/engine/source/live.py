@@ -22,13 +22,15 @@ import numpy as np
 from engine.errors import DataError
 from engine.source.feed import START, At, Feed, Lines, Portion, counters
 from engine.source.schema import Plan
+from engine.source.share import Held, moves, shares
 from engine.source.stream import empty, pack, unpack
-from engine.types import Array, Batch, Link, Schema, join
+from engine.types import Batch, Link, Schema, join
 
 SCHEMES = ("follow:", "tcp://", "unix://", "ring:", "kafka://")
 Find = Callable[[bytes, str], Plan]
 LOOK_S = 0.5  # between two looks for new files
 NAP_S = 0.0002
+SHARE_TAKES = 64  # steps between two looks at who reads what
 
 
 def live(spec: str) -> bool:
@@ -39,7 +41,8 @@ def live(spec: str) -> bool:
 class LiveSource:
     """A spec, its schema and what it counted. `feeds(rank, size)` makes the feeds that a rank reads.
 
-    `open_feeds(rank, size)` gives what is there now; `more(rank, size)` what has come since (new files). `dealt`: the feeds
+    `open_feeds(rank, size)` gives what is there now; `more(rank, size)` what has come since (new files); `reopen(name)` a
+    feed that another rank gave away (None: feeds stay where they are). `dealt`: the feeds
     are all rank 0's, its rows are dealt to all. `idle_s`: a feed that stays quiet for so long has ended; 0 = it never does.
     """
 
@@ -47,11 +50,12 @@ class LiveSource:
     pieces: int | None = None
 
     def __init__(self, schema: Schema, open_feeds: Callable[[int, int], Sequence[Feed]], *, plan: Plan | None = None,
-                 more: Callable[[int, int], Sequence[Feed]] | None = None, dealt: bool = False, idle_s: float = 0.0,
+                 more: Callable[[int, int], Sequence[Feed]] | None = None,
+                 reopen: Callable[[str], Feed] | None = None, dealt: bool = False, idle_s: float = 0.0,
                  stats: dict[str, Any] | None = None) -> None:
         self.schema, self.plan, self.dealt, self.idle_s = schema, plan, dealt, idle_s
         self.stats = counters() if stats is None else stats
-        self.feeds, self.more = open_feeds, more
+        self.feeds, self.more, self.reopen = open_feeds, more, reopen
 
     def reader(self, piece: int, size: int) -> int:
         return 0
@@ -86,11 +90,12 @@ def from_rows(rows: Any, schema: Schema, *, dealt: bool = False) -> LiveSource:
 class Live:
     """This rank's rows of a live source, step by step; the job's stream (see `loop.run`).
 
-    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not yet taken.
+    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not yet taken. `share`: every rank takes in
+    step with the others, so that feeds may move from ranks that fall behind. `busy_s()`: seconds this rank has learned.
     """
 
     def __init__(self, source: LiveSource, link: Link, cursors: Mapping[str, Any] | None = None, *, wait_s: float = 0.001,
-                 keep: int = 2) -> None:
+                 keep: int = 2, share: bool = False) -> None:
         self._source, self._link, self._wait_s = source, link, wait_s
         self._known = self.began = {name: (str(at[0]), int(at[1])) for name, at in (cursors or {}).items()}
         self._feeds: list[Feed] = []
@@ -101,8 +106,11 @@ class Live:
         self._dealing = source.dealt and link.size > 1
         self._order, self._turn = link.rank, 0
         self._looked_s = self._heard_s = time.monotonic()
-        self._pace = 1.0  # rows/s this rank learns, as measured between its takes
+        self.busy_s: Callable[[], float] = time.monotonic
+        self._learned = np.zeros(2)  # rows and the seconds they took, older ones counting less
         self._given: tuple[float, int] = (0.0, 0)
+        self._sharing = share and link.size > 1 and source.reopen is not None and not source.dealt
+        self._takes, self._taken = 0, dict[str, int]()
         self._open = True
         if not source.dealt:
             self._add(source.feeds(link.rank, link.size))
@@ -124,12 +132,55 @@ class Live:
 
     def take(self, k: int) -> Batch | None:
         """This rank's next rows, up to `k`, perhaps none yet; None when its feeds have ended."""
-        now = time.monotonic()
         if self._given[1]:
-            self._pace += 0.2 * (self._given[1] / max(now - self._given[0], 1e-6) - self._pace)
+            self._learned = 0.9 * self._learned + (self._given[1], max(self.busy_s() - self._given[0], 1e-9))
+        if self._sharing and self._takes and self._takes % SHARE_TAKES == 0:
+            self._share()
+        self._takes += 1
         batch = self._dealt(k) if self._dealing else self._own(k)
-        self._given = (time.monotonic(), 0 if batch is None else len(batch))
+        self._given = (self.busy_s(), 0 if batch is None else len(batch))
         return batch
+
+    @property
+    def pace(self) -> float:
+        """Rows a second this rank learns, waiting for others apart; 0 before it has learned any."""
+        return float(self._learned[0] / self._learned[1]) if self._learned[1] else 0.0
+
+    def _share(self) -> None:
+        """Feeds go from ranks that fall behind to others, each at the row it has reached (collective)."""
+        link, queued = self._link, dict[str, int]()
+        for feed, portion, done in self._queue:
+            queued[feed.name] = queued.get(feed.name, 0) + len(portion.batch) - done
+        work = {feed.name: self._taken.get(feed.name, 0) + queued.get(feed.name, 0) + getattr(feed, "waiting", 0)
+                for feed in self._feeds if not feed.ended}
+        stays = {feed.name for feed in self._feeds if not getattr(feed, "movable", True)}
+        self._taken.clear()
+        mine = Held(self.pace, {name: rows for name, rows in work.items() if name not in stays},
+                    sum(rows for name, rows in work.items() if name in stays))
+        held = link.gather(mine, name="work of the feeds")
+        for move in link.bcast(None if held is None else moves(held), name="feeds that move"):
+            at = link.bcast(self._release(move.name) if link.rank == move.source else None, root=move.source, name=move.name)
+            if link.rank == move.target:
+                self._receive(move.name, at)
+
+    def _release(self, name: str) -> At:
+        """Gives a feed away at the first row not yet taken."""
+        for feed in self._feeds:
+            if feed.name == name:
+                feed.close()
+        self._feeds = [feed for feed in self._feeds if feed.name != name]
+        self._queue = deque(one for one in self._queue if one[0].name != name)
+        return self._at.pop(name)
+
+    def _receive(self, name: str, at: At) -> None:
+        assert self._source.reopen is not None
+        feed = self._source.reopen(name)
+        if at != START:
+            feed.seek(at)
+        self._at[name] = at
+        self._feeds.append(feed)
+        self._open, self._heard_s = True, time.monotonic()
+        self._source.stats["received"] = self._source.stats.get("received", 0) + 1
 
     def _own(self, k: int) -> Batch | None:
         parts: list[Batch] = []
@@ -139,6 +190,8 @@ class Live:
             n = min(need, len(portion.batch) - done)
             parts.append(portion.batch.slice(done, done + n))
             self._at[feed.name] = (portion.place, int(portion.marks[done + n]))
+            if self._sharing:
+                self._taken[feed.name] = self._taken.get(feed.name, 0) + n
             need -= n
             if done + n < len(portion.batch):
                 self._queue.appendleft((feed, portion, done + n))
@@ -191,7 +244,7 @@ class Live:
                 rows = self._own(k * link.size)
             except Exception as caught:
                 error = caught
-        table = link.vote(np.array([self._pace, link.rank == 0 and rows is None, error is not None]), name="deal")
+        table = link.vote(np.array([self.pace, link.rank == 0 and rows is None, error is not None]), name="deal")
         if table[0, 2]:
             raise link.bcast(error, root=0, name="error of the feed")
         if table[0, 1]:
@@ -237,18 +290,6 @@ def together(marks: Sequence[Mapping[str, At]], before: Mapping[str, At]) -> dic
     return {name: list(at) for name, at in sorted(found.items())}
 
 
-def shares(rows: int, pace: Array, most: int) -> list[int]:
-    """Boundaries of consecutive shares of `rows` in proportion to `pace`, none above `most`; the same on every rank."""
-    weight = np.maximum(np.asarray(pace, np.float64), 1e-9)
-    share = np.minimum(np.floor(rows * weight / weight.sum()), most).astype(np.int64)
-    left = rows - int(share.sum())
-    for rank in np.argsort(-weight, kind="stable").tolist():
-        more = min(left, most - int(share[rank]))
-        share[rank] += more
-        left -= more
-    return [0, *np.cumsum(share).tolist()]
-
-
 def open_live(spec: str, options: Mapping[str, Any], *, plan: Plan | None, find: Find) -> LiveSource:
     """The live source a spec names. `find(head, where)` makes a plan of the first rows, where none is given.
 
@@ -287,7 +328,7 @@ def _sockets(spec: str, options: Mapping[str, Any], plan: Plan | None, stats: di
         name, place = f"{spec} {rank}", address
         if each and rank:
             place = f"{address}.{rank}" if address.startswith("unix") else _port(address, rank)
-        return [Listener(place, lines, stats, name=name, spool=options["spool"](name))]
+        return [Listener(place, lines, stats, name=name, spool=options["spool"](name), schema=schema)]
 
     return LiveSource(schema, feeds, plan=plan, dealt=not each, idle_s=options["idle_s"], stats=stats)
 
@@ -307,6 +348,17 @@ def _follow(path: str, options: Mapping[str, Any], plan: Plan | None, find: Find
         plan = find(*_first_rows(path, folder or ".", pattern, many, options["wait_s"]))
     lines, known = Lines(plan, options["on_bad_rows"], stats), set[int]()
 
+    def begin(rank: int, size: int) -> list[Feed]:
+        known.clear()  # other ranks may have begun anew, and each file is then somebody else's
+        return more(rank, size)
+
+    def reopen(name: str) -> Feed:
+        paths = dict(arrivals(folder or ".", pattern, set()))
+        if name not in paths:
+            raise DataError("expected a file that another rank reads, found it gone", where=f"{path}, {name}",
+                            fix="leave files in place until a checkpoint holds them; all ranks must see one file system")
+        return Followed(paths[name], lines, name=name, moved=False)
+
     def place(name: str, size: int) -> int:
         return int(name.split()[1]) % size
 
@@ -315,7 +367,7 @@ def _follow(path: str, options: Mapping[str, Any], plan: Plan | None, find: Find
                 if place(name, size) == rank]
 
     if many:
-        return LiveSource(plan.schema, more, plan=plan, more=more, idle_s=options["idle_s"], stats=stats)
+        return LiveSource(plan.schema, begin, plan=plan, more=more, reopen=reopen, idle_s=options["idle_s"], stats=stats)
     return LiveSource(plan.schema, lambda rank, size: [Followed(path, lines)], plan=plan, dealt=True,
                       idle_s=options["idle_s"], stats=stats)
 

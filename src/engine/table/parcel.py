@@ -92,13 +92,15 @@ class Parcels:
         place = self._places(rows.keys, some=True)
         if place is None:
             count = min(len(rows.keys), self._room - self._held)
-            place = np.full(len(rows.keys), -1)
-            place[:count] = np.arange(self._held, self._held + count)
-            self._keys[self._held : self._held + count] = rows.keys[:count]
-            self._held += count
+            low, self._held = self._held, self._held + count
+            self._keys[low : low + count], self._versions[low : low + count] = rows.keys[:count], rows.versions[:count]
+            self._values[low : low + count] = rows.values[:count]
+            return
         known = place >= 0
-        place = place[known]
-        self._versions[place], self._values[place] = rows.versions[known], rows.values[known]
+        if known.all():
+            self._versions[place], self._values[place] = rows.versions, rows.values
+        else:
+            self._versions[place[known]], self._values[place[known]] = rows.versions[known], rows.values[known]
 
     def again(self) -> None:
         """All rows have been sent once: what follows are changes of them."""

@@ -58,6 +58,11 @@ def recipe(name: str, wish: Wish) -> Recipe:
     return STRATEGIES[name](wish)
 
 
+def batch(name: str, asked: int | None) -> int | None:
+    """Rows a step under the strategy of this name; None = the kind's own."""
+    return 1 if name == "stream" else asked
+
+
 @strategy
 def incremental(wish: Wish) -> Recipe:
     """Every row once, as it comes, in mini-batches."""
@@ -67,7 +72,7 @@ def incremental(wish: Wish) -> Recipe:
 @strategy
 def stream(wish: Wish) -> Recipe:
     """Every row once, alone: a step a row."""
-    return Recipe(wish.chain, 1)
+    return Recipe(wish.chain, batch("stream", None))
 
 
 @strategy
