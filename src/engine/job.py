@@ -14,6 +14,7 @@ from engine import crew, grid, loop
 from engine.clean.pipeline import open_pipeline
 from engine.clean.text import grams
 from engine.cluster.clock import Rules
+from engine.codec.batch import Wire
 from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
@@ -275,6 +276,14 @@ def classes(config: Config, schema: Schema) -> int:
 
 
 def stream(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
+    """`placed`; rows that change rank go by the row codec where that is the faster way."""
+    found = placed(config, link, source, position)
+    if isinstance(found, Live | streams.Dealt) and link.size > 1:
+        found.wire = Wire(streams.pack, streams.unpack, config.data.codec)
+    return found
+
+
+def placed(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:
     """Rows in place where the rule moves none, dealt in global order otherwise."""
     k, mine = interval(config) * threads(config), threads(config)
     if grid.named(config.data.rule):
