@@ -23,6 +23,7 @@ from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.survive import mend, protect
+from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
@@ -52,6 +53,7 @@ class Diary:
     def __init__(self, config: Config, link: Link, title: str, schema: Schema) -> None:
         self.config, self.link, self.title = config, link, title
         self.folder: Path | None = None
+        self.degrade = Degrade(0.0, link.size)
         self.events: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
         self._last = (0.0, 0)
@@ -196,6 +198,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened = jobs.open_agreed(config, link, source)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
+    diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)
     stopped = ""
     while True:
         try:
@@ -296,6 +299,14 @@ def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dic
 
 def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, diary: Diary) -> str:
     """Does what is due; returns the reason of a stop."""
+    with diary.degrade.side():
+        stopped = _carry_out(event, job, config, schema, diary)
+    if isinstance(event.action, Report) and not event.action.final:
+        diary.degrade.look(job)
+    return stopped
+
+
+def _carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, diary: Diary) -> str:
     if isinstance(event.action, Save):
         began = time.perf_counter()
         shield = job.keeper if isinstance(job.keeper, protect.Protection) else None

@@ -127,10 +127,12 @@ def _layout(block: Block, total: int) -> dict[str, Any]:
     }
 
 
-def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any]) -> PartInfo:
-    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is."""
+def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any], *, small: bool = True) -> PartInfo:
+    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is.
+    `small`: row numbers are coded.
+    """
     file = f"part-{record.shard:04d}-of-{record.shards:04d}.bin"
-    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges)
+    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges, small)
     return PartInfo(file, size, crc, (), dict(layout))
 
 
