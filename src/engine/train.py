@@ -22,7 +22,8 @@ from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
-from engine.survive import mend, protect
+from engine.store.atomic import writable
+from engine.survive import mend, protect, retrain
 from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
@@ -245,7 +246,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if job.events is not None and config.time.labels == "later":
         job.tactic = job.events
     shield = None if job.events is not None else protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened.schema, diary)
+    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
     jobs.timed(job)
@@ -277,17 +278,23 @@ def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, dia
     return before
 
 
-def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+def reopened(job: loop.Job, config: Config, source: Source, diary: Diary) -> dict[str, Any] | None:
     """What the checkpoint said, where the run goes on from one."""
     folder = config.checkpoint.dir
     if not folder:
         return None
+    places = [Path(place) for place in (folder, config.checkpoint.mirror) if place and not job.link.rank]
+    jobs.agreed(job.link, lambda: writable(places), "look at the checkpoint directory")
     if config.checkpoint.resume == "never":
         if jobs.agreed(job.link, lambda: store.steps(folder), "look for checkpoints"):
             raise StoreError("the checkpoint directory already holds a run", where=folder,
                              fix="go on with --resume, or give an empty directory")
         return None
-    before = resume.restore(job, config, folder, schema)
+    try:
+        before = resume.restore(job, config, folder, source.schema)
+    except store.Unrepairable as lost:
+        diary.happened("retrain", 0, why=retrain.again(lost, job.link, config, source))
+        return None
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"damaged checkpoint passed over: {problem}")

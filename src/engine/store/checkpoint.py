@@ -275,9 +275,13 @@ def newest(root: Path | str) -> tuple[State, dict[str, Any], Checkpoint]:
     raise StoreError("no checkpoint found", where=str(root), fix="give the directory that --checkpoint wrote")
 
 
-def _none_intact(root: Path | str, problems: list[str]) -> StoreError:
-    return StoreError("no checkpoint is intact: " + "; ".join(problems), where=str(root),
-                      fix="restore the directory from a copy, or start anew with another directory")
+class Unrepairable(StoreError):
+    """There are checkpoints, and none is intact."""
+
+
+def _none_intact(root: Path | str, problems: list[str]) -> Unrepairable:
+    return Unrepairable("no checkpoint is intact: " + "; ".join(problems), where=str(root),
+                        fix="restore the directory from a copy, or start anew with another directory")
 
 
 def open_checkpoint(folder: Path | str) -> Checkpoint:
@@ -388,7 +392,7 @@ def check_match(meta: Mapping[str, Any], match: Mapping[str, Any], where: str) -
     """StoreError where what was saved is of another run: names both values of the first key that differs."""
     saved = meta.get("match", {})
     wanted = json.loads(json.dumps(dict(match)))
-    for key in sorted({*saved, *wanted}):
+    for key in sorted({*saved, *wanted}, key=lambda key: (key != "model.kind", key)):  # other options follow from the kind
         if saved.get(key) != wanted.get(key):
             raise StoreError(
                 f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
