@@ -91,6 +91,8 @@ class Keeper:
         newer = heads.index(max(heads))
         older, kept = self._images[1 - newer], self._images[newer]
         point("seal")
+        if older.head is None and kept.head is not None:  # the first time: a copy of the newer is there to be brought forward
+            older.copy(kept.raw)
         advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1], kept)
         if not advanced:
             self._rewrite(older, kept)
