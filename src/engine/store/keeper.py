@@ -20,7 +20,7 @@ from .atomic import make_dir
 from .crash import point
 from .image import Head, Image, chunk_of, load_image, read_head
 from .journal import Durable
-from .record import Record, apply
+from .record import Record, apply, decode_record
 
 SEAL_BYTES = 4 << 20
 
@@ -82,6 +82,10 @@ class Keeper:
         self._pending.append((record, self._journal.chain))
         self._since += size
         return self._journal.last
+
+    def take(self, frame: Array) -> None:
+        """`append` of a record as its owner encoded it, uint8; every checksum is verified."""
+        self.append(decode_record(frame), memoryview(frame))  # type: ignore[arg-type]
 
     def seal(self) -> None:
         """The older image becomes the newest: as of the last record."""
