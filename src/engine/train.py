@@ -299,7 +299,7 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
     if isinstance(event.action, Save):
         began = time.perf_counter()
         shield = job.keeper if isinstance(job.keeper, protect.Protection) else None
-        if shield is None or event.action.reason != "due":
+        if shield is None or shield.flush is None or event.action.reason != "due":
             for note in shield.settle(job) if shield else []:
                 diary.note(note)
             resume.save(job, config, config.checkpoint.dir, schema)

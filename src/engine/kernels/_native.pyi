@@ -79,6 +79,8 @@ def clean_project(indptr: NDArray[np.int64], keys: NDArray[np.uint32], values: N
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 
+def gather(view: NDArray[Any], out: F32) -> None: ...
+
 class Learner:
     def __init__(
         self, block: F32, clock: NDArray[np.float64], scale: NDArray[np.float64] | None, classes: int, loss: str,
