@@ -32,7 +32,8 @@ class Plan:
     """How to parse a source's text: plain values, picklable, equal on every rank.
 
     `levels`: numeric labels in class order (empty: regression, or text labels in `schema.labels`).
-    `time`, `id`: columns of the event time and of the row's own name, -1 = none (MESSAGE: the queue's own); `scale`: microseconds in a unit of time.
+    `time`, `id`: columns of the event time and of the row's own name, -1 = none (time: MESSAGE = the queue's own);
+    `scale`: microseconds in a unit of time.
     """
 
     format: Literal["csv", "libsvm", "text"]
