@@ -1,9 +1,9 @@
 """Rows on their way from one rank to another: raw, or packed where the link is slower than the codec.
 
-The first parcel of a migration is sent as it is and timed; it is also packed, and timed. Where packing and unpacking take less time
-than the link did and save bytes, what follows is packed: rows sent for the first time alone, by byte planes; rows sent before as a
-delta against what the target has acknowledged, which the source keeps until the migration ends (one copy of the rows). A
-delta names the version of each row that it is against; the target refuses it whole where one is another, and gets it raw.
+The first parcel of a migration is sent as it is and timed; it is also packed, and timed. Where packing and unpacking take less
+time than the link did and save bytes, what follows is packed: rows sent for the first time alone, by byte planes; rows sent
+before as a delta against what the target has acknowledged, which the source keeps until the migration ends (one copy of the
+rows). A delta names the version of each row it is against; the target refuses it whole where one is another, and gets it raw.
 """
 from __future__ import annotations
 
