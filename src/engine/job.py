@@ -284,8 +284,8 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
-                    share=config.exchange.mode == "bsp")
+        at = position or streams.Position()
+        return Live(source, link, at.live, keep=config.checkpoint.keep, share=config.exchange.mode == "bsp", order=at.order)
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:
@@ -380,18 +380,18 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
     state: State = {**job.team.state(), **({} if job.stage is None else job.stage.state())}
     ranges: dict[str, tuple[int, int, int]] = {}
     for name, data in job.meter.state().items():
-        path = f"meter/{job.link.rank:06d}/{name}"
-        flat = data if data.ndim else data[None]
+        path, flat = f"meter/{job.link.rank:06d}/{name}", np.atleast_1d(data)
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
     if job.tactic is not None:
-        state |= job.tactic.state()
+        state |= (kept := job.tactic.state())
+        ranges |= {path: (0, len(b.data), len(b.data)) for path, b in kept.items() if path.startswith("tactic/own/")}
     for thread, model in enumerate(job.team.models):
         for name, block in (model.own() if hasattr(model, "own") else {}).items():
             path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
             state[path], ranges[path] = block, (0, len(block.data), len(block.data))
     if job.memory is not None:
-        kept, parts = job.memory.fold(job)
-        state |= {f"exchange/{name}": block for name, block in kept.items()}
+        folded, parts = job.memory.fold(job)
+        state |= {f"exchange/{name}": block for name, block in folded.items()}
         ranges |= {f"exchange/{name}": part for name, part in parts.items()}
     return state, ranges
 
