@@ -23,7 +23,7 @@ MAY = {
 }
 TOP = {"job", "crew", "grid", "live", "train", "loop", "session", "cli", "launch", "guard", "doctor", "template", "__main__",
        "embed", "insitu", "lib", "sklearn", "river", "torch",
-       "survive", "table", "modes", "relearn", "compare"}
+       "survive", "table", "modes", "relearn", "compare", "events", "resume"}
 WALLS = {
     "mpi4py": r"comm/", "numba": r"kernels/(jit|cuda)\w*(/|\.py$)", "blosc2": r"codec/pack\.py$",
 }

@@ -104,6 +104,24 @@ py::tuple csv(const py::buffer& data, const Arr<std::uint8_t>& kinds, const Arr<
     return py::make_tuple(r.rows, r.nnz);
 }
 
+// One field of each row at `at`, to `out`: int64 times or uint64 ids. Returns how many rows had none.
+template <class T>
+std::int64_t fields(const py::buffer& data, const I64& at, std::int64_t column, int delimiter, bool lines_only, double scale, Arr<T> out) {
+    const auto info = data.request();
+    const Text t = text(info);
+    need(at.size() == out.size() && column >= 0 && delimiter > 0 && delimiter < 256, "parse_fields: a place in out a row, a column, a delimiter");
+    for (py::ssize_t i = 0; i < at.size(); ++i)
+        need(at.data()[i] >= 0 && static_cast<std::size_t>(at.data()[i]) < t.size, "parse_fields: at lies outside the text");
+    Csv plan{};
+    plan.delimiter = static_cast<std::uint8_t>(delimiter), plan.lines = lines_only;
+    const auto* places = at.data();
+    const auto rows = static_cast<std::int64_t>(at.size());
+    T* to = writable(out);
+    py::gil_scoped_release release;
+    if constexpr (std::is_signed_v<T>) return times(t.data, t.size, places, rows, plan, column, scale, to);
+    else return names(t.data, t.size, places, rows, plan, column, to);
+}
+
 }  // namespace
 
 void bind_parse(py::module_& m) {
@@ -120,4 +138,8 @@ void bind_parse(py::module_& m) {
           py::arg("ends").noconvert(), py::arg("y").noconvert(), py::arg("x"), py::arg("indptr"), py::arg("keys"),
           py::arg("values"), py::arg("at").noconvert(), py::arg("bad").noconvert(), py::arg("tally").noconvert(), py::kw_only(),
           py::arg("delimiter") = 44, py::arg("mask") = (1u << 30) - 1, py::arg("lines_only") = true, py::arg("orders") = Orders{}, py::arg("isa") = "");
+    m.def("parse_times", &fields<std::int64_t>, py::arg("data"), py::arg("at").noconvert(), py::arg("column"), py::arg("delimiter"),
+          py::arg("lines_only"), py::arg("scale"), py::arg("out").noconvert());
+    m.def("parse_ids", &fields<std::uint64_t>, py::arg("data"), py::arg("at").noconvert(), py::arg("column"), py::arg("delimiter"),
+          py::arg("lines_only"), py::arg("scale"), py::arg("out").noconvert());
 }

@@ -47,4 +47,13 @@ struct Ops {
 
 const Ops& ops(Isa level);
 
+inline constexpr std::int64_t no_time = -9223372036854775807 - 1;  // NumPy's NaT
+
+// The field `column` of the rows that begin at `at`, of whole lines. Times in microseconds since 1970 (UTC): numbers times `scale`,
+// or ISO 8601; `no_time` where there is neither. Ids as hashes of their text, 0 where there is none. They return how many had none.
+std::int64_t times(const std::uint8_t* data, std::size_t size, const std::int64_t* at, std::int64_t rows, const Csv& plan,
+                   std::int64_t column, double scale, std::int64_t* out);
+std::int64_t names(const std::uint8_t* data, std::size_t size, const std::int64_t* at, std::int64_t rows, const Csv& plan,
+                   std::int64_t column, std::uint64_t* out);
+
 }  // namespace engine::parse

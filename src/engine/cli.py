@@ -18,6 +18,11 @@ FLAGS = {
     "hash-bits": ("data.hash_bits", "B", "hash keys into 2^B"),
     "on-bad-rows": ("data.on_bad_rows", "P", "error, skip or count"),
     "spool": ("data.spool", "DIR", "keep rows that cannot be asked for again here before they are acknowledged"),
+    "time": ("time.column", "COL", "column of the event time: seconds, ms, us, ns, or ISO 8601"),
+    "lateness": ("time.lateness", "S", "seconds a row may come after one of a later time (10s)"),
+    "id": ("time.id", "COL", "column of the row's own name: duplicates are dropped by it"),
+    "labels": ("time.labels", "L", "row: beside the features; later: a row of the same id brings the label"),
+    "window": ("time.window", "W", "scores by windows: 60s, 60s/10s (sliding), 1000rows"),
     "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part, window, user, columns, grid:RxC"),
     "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
@@ -124,10 +129,18 @@ def profile(args: argparse.Namespace, guard: Any) -> int:
 
     from engine.job import open_source, source_options
     from engine.source import profile as look
+    from engine.source.read import head
+    from engine.source.text import TextSource
 
     config = configured(args)
     options = source_options(replace(config, data=replace(config.data, on_bad_rows="skip", missing="nan")))
-    found = look.profile(open_source(config.data.source, **options), args.rows)
+    source = open_source(config.data.source, **options)
+    names = ("", "")
+    if isinstance(source, TextSource) and source.plan.format == "csv" and source.paths[0] != "-":
+        names = look.marks(source.plan, head(source.paths[0]))
+        if any(names) and not (config.time.column or config.time.id):  # neither is a feature
+            source = open_source(config.data.source, **options | {"event": (*names, "auto")})
+    found = look.profile(source, args.rows) | {name: value for name, value in zip(("time", "id"), names, strict=True) if value}
     print(json.dumps(found) if args.json else look.table(found))
     if args.output:
         with open(args.output, "x") as file:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, crew, grid, loop
+from engine import crew, grid, loop
 from engine.clean.pipeline import open_pipeline
 from engine.clean.text import grams
-from engine.cluster.clock import Clock, Rules
+from engine.cluster.clock import Rules
 from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
@@ -22,12 +22,11 @@ from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.ahead import Ahead
-from engine.source.live import Live, LiveSource, together
+from engine.source.live import Live, LiveSource
 from engine.source.read import open_source
 from engine.store import checkpoint as store
-from engine.store import heal
 from engine.store.spool import Spool
-from engine.types import Array, Batch, Block, Link, Model, Policy, Schema, Source, Stage, State
+from engine.types import Array, Batch, Link, Model, Policy, Schema, Source, Stage, State
 from engine.update import drift
 from engine.update import policy as policies
 from engine.update import strategy as plans
@@ -35,7 +34,7 @@ from engine.update.distill import distill
 from engine.watch.meter import Meter
 
 LEAST = 32  # rows of a worker between two sums of a model that learns by mini-batches, where the interval is its own
-APART = ("meter/", "own/", "tactic/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
+APART = ("meter/", "own/", "tactic/", "time/", "exchange/")  # paths of a checkpoint that are not the model's or its stages
 WINDOW = 8192  # rows a worker of a crew, or of nobody, takes at once: an exchange is no reason to stop there
 
 
@@ -91,7 +90,7 @@ def source_options(config: Config) -> dict[str, Any]:
     target = data.target or ""
     options["target"] = int(target) if target.lstrip("-").isdigit() else data.target
     options |= {"columns": data.columns, "where": data.where, "wait_s": data.wait, "idle_s": data.idle,
-                "spool": lambda name: spool(config, name)}
+                "spool": lambda name: spool(config, name), "event": (config.time.column, config.time.id, config.time.unit)}
     whole = config.exchange.split == "keys" or config.data.rule == "columns"
     return options | {"piece_rows": WINDOW if whole else interval(config) * threads(config)}
 
@@ -354,134 +353,6 @@ def range_bounds(source: Source, link: Link, column: int | None) -> Array | None
         return np.zeros(link.size - 1)
     values = rows.x[:, column or 0] if rows.x is not None else rule.row_key(rows, None)
     return np.quantile(values, np.arange(1, link.size) / link.size) if link.size > 1 else np.zeros(0)
-
-
-def save(job: loop.Job, config: Config, directory: str, schema: Schema) -> None:
-    """A checkpoint of everything the job needs to go on as if it had not stopped."""
-    link, step = job.link, job.clock.rows
-    state, ranges = snapshot(job)
-    part = agreed(link, lambda: store.save_part(directory, step, link.rank, link.size, state, ranges), "write checkpoint")
-    place = position(job)
-    parts = link.gather(part, name="checkpoint parts")
-    meta = about(job, config, schema) | {"position": place, "clock": [job.clock.step, job.clock.rows], "label": job.label}
-    agreed(link, lambda: _commit(directory, step, parts, meta, config) if parts is not None else None, "commit checkpoint")
-    if isinstance(job.stream, Live):
-        job.stream.committed()
-
-
-def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config: Config) -> None:
-    store.commit(directory, step, parts, meta, keep=config.checkpoint.keep)
-    if config.checkpoint.mirror and directory == config.checkpoint.dir:
-        heal.mirror_step(directory, step, config.checkpoint.mirror)
-
-
-def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
-    """All that is learned and counted, and the global rows of the blocks that only this rank has."""
-    state: State = {**job.team.state(), **({} if job.stage is None else job.stage.state())}
-    ranges: dict[str, tuple[int, int, int]] = {}
-    for name, data in job.meter.state().items():
-        path, flat = f"meter/{job.link.rank:06d}/{name}", np.atleast_1d(data)
-        state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
-    if job.tactic is not None:
-        state |= (kept := job.tactic.state())
-        ranges |= {path: (0, len(b.data), len(b.data)) for path, b in kept.items() if path.startswith("tactic/own/")}
-    for thread, model in enumerate(job.team.models):
-        for name, block in (model.own() if hasattr(model, "own") else {}).items():
-            path = f"own/{job.link.rank:06d}/{thread:03d}/{name}"
-            state[path], ranges[path] = block, (0, len(block.data), len(block.data))
-    if job.memory is not None:
-        folded, parts = job.memory.fold(job)
-        state |= {f"exchange/{name}": block for name, block in folded.items()}
-        ranges |= {f"exchange/{name}": part for name, part in parts.items()}
-    return state, ranges
-
-
-def views(job: loop.Job) -> State:
-    """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
-    model = job.team.models[0]
-    state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
-    return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
-
-
-def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
-    """What stays the same from step to step: model, input, configuration, number of ranks."""
-    return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
-
-
-def position(job: loop.Job) -> dict[str, Any] | None:
-    """Where the stream stands, agreed over ranks; None where rows are handed in by a caller."""
-    if isinstance(job.stream, streams.Placed):
-        marks = job.link.gather(job.stream.mark(), name="positions")
-        return None if marks is None else streams.merged(marks, job.clock.rows, job.label).dump()
-    if isinstance(job.stream, Live):
-        live = job.link.gather(job.stream.mark(), name="positions")
-        found = streams.Position(order=job.clock.rows, label=job.label, live=together(live or (), job.stream.began))
-        return None if live is None else found.dump()
-    return job.stream.position.dump() if isinstance(job.stream, streams.Dealt) else None
-
-
-def matching(config: Config, schema: Schema) -> dict[str, Any]:
-    """What must be the same for a checkpoint to go on: the model and its input, not where it runs."""
-    sections = config.to_dict()
-    model = {f"{name}.{key}": value for name in dict.fromkeys(("model", "update", own_section(config))) if name in sections
-             for key, value in sorted(sections[name].items()) if name != "update" or key in ("chain", "batch", "drift")}
-    model["clean.stages"] = list(config.clean.stages)
-    return model | {"data.width": schema.width, "data.task": schema.task, "data.sparse": schema.sparse}
-
-
-def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> dict[str, Any] | None:
-    """Loads the newest intact checkpoint; returns its meta, or None where the directory has none."""
-    mirror = config.checkpoint.mirror if directory == config.checkpoint.dir else ""
-    healed = agreed(job.link, lambda: heal.heal(directory, mirror) if mirror and not job.link.rank else [], "heal checkpoints")
-    found = agreed(job.link, lambda: store.latest(directory), "read checkpoint")
-    if found is None:
-        if config.checkpoint.resume == "must":
-            raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
-        return None
-    state, meta = agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
-    adopt(job, state, meta)
-    return {**meta, "problems": healed + found.problems, "path": str(found.path)}
-
-
-def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
-    """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(APART)})
-    _restore_own(job, state)
-    job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
-    if job.tactic is not None:
-        job.tactic.load(state)
-    if job.stage is not None:
-        job.stage.load(state)
-    _restore_meter(job, state, meta["ranks"])
-    step, rows = meta["clock"]
-    job.clock = Clock(step=step, rows=rows, report_rows=rows + 1, saved_rows=rows)
-    job.label = float(meta["label"])
-
-
-def _restore_own(job: loop.Job, state: Mapping[str, Block]) -> None:
-    """Gives each replica what it held where their number is the same, else deals the parts to them in turn."""
-    parts: dict[str, State] = {}
-    for path, block in state.items():
-        if path.startswith("own/"):
-            _, rank, place, name = path.split("/", 3)
-            parts.setdefault(f"{rank}/{place}", {})[name] = block
-    held = [parts[name] for name in sorted(parts)]
-    for thread, model in enumerate(job.team.models):
-        if hasattr(model, "take"):
-            model.take(held[job.link.rank * len(job.team.models) + thread :: job.workers])
-
-
-def _restore_meter(job: loop.Job, state: Mapping[str, Block], ranks: int) -> None:
-    """Each rank its own sums where the number of ranks is the same, else all of them at rank 0."""
-    def of(rank: int) -> dict[str, Any]:
-        head = f"meter/{rank:06d}/"
-        return {path[len(head):]: block.data for path, block in state.items() if path.startswith(head)}
-
-    if ranks == job.link.size:
-        job.meter.load(of(job.link.rank))
-    elif job.link.rank == 0:
-        job.meter = Meter.merged([of(rank) for rank in range(ranks)])
 
 
 def gathered_stats(link: Link, source: Source) -> dict[str, Any]:

@@ -75,6 +75,19 @@ class Tactic(Protocol):
     def load(self, state: Mapping[str, Block]) -> None: ...
 
 
+class Sift(Protocol):
+    """What stands between the stream and the step where rows have a time or an id: see events.py."""
+
+    left: bool
+
+    def sift(self, rows: Batch | None, left: bool) -> Batch | None: ...
+    def settle(self, job: Job) -> None: ...
+    def scored(self, rows: Batch, scores: Array, task: str = "") -> None: ...
+    def close(self, final: bool = False) -> None: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Block]) -> None: ...
+
+
 class Team:
     """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
 
@@ -147,6 +160,7 @@ class Job:
     memory: Memory | None = None
     recalled: State = field(default_factory=dict)
     tactic: Tactic | None = None
+    events: Sift | None = None
     stop: Callable[[], str] = str
     beat: Callable[[str], None] = lambda name: None
     reading: Callable[[str], AbstractContextManager[Any]] = nullcontext
@@ -186,6 +200,8 @@ def once(job: Job) -> list[Event]:
     """One step; what is due after it."""
     with job.reading("read rows"):
         rows = job.stream.take(job.k * len(job.team.models))
+    if job.events is not None:
+        rows = job.events.sift(rows, getattr(job.stream, "left", rows is not None))
     tick = step(job, rows)
     job.clock, actions = advance(job.clock, tick, job.rules)
     if job.keeper is not None and tick.rows:
@@ -203,6 +219,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
             rows = job.stage.learn(rows)
         if rows is not None and len(rows):
             rows, scores = (job.team.learn(rows, job.k) if job.tactic is None else job.tactic.learn(job, rows))
+        if job.events is not None:
+            job.events.settle(job)
         if job.shared:
             update = job.team.update()
     except Exception as caught:
@@ -210,7 +228,7 @@ def step(job: Job, rows: Batch | None) -> Tick:
     learned = time.perf_counter()
     count = 0 if rows is None else len(rows)
     label = float(rows.y[-1]) if rows is not None and count else np.nan
-    left = getattr(job.stream, "left", rows is not None)
+    left = getattr(job.stream, "left", rows is not None) if job.events is None else job.events.left
     table = sync.vote(
         job.link,
         [count, 0 if update is None or update.keys is None else len(update.keys), label, left,
@@ -229,6 +247,8 @@ def step(job: Job, rows: Batch | None) -> Tick:
         job.exchange(job, update, table)
     if job.stage is not None:
         job.stage.exchange(job.link)
+    if job.events is not None:
+        job.events.close()
     if job.tactic is not None:
         job.tactic.heard(job, table[:, 6:9], job.clock.rows + int(table[:, 0].sum()), bool(table[:, 3].any()))
     for name, seconds in (("learn_s", learned - began), ("wait_s", voted - learned),
@@ -245,6 +265,8 @@ def score(job: Job, rows: Batch | None, scores: Array | None, table: Array) -> N
             before = seen[seen < job.link.rank]
             rows.previous[0] = table[before[-1], 2] if len(before) else job.label
         job.meter.add(scores, rows)
+        if job.events is not None:
+            job.events.scored(rows, scores, job.meter.task)
     if len(seen):
         job.label = float(table[seen[-1], 2])
 

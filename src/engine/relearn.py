@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import loop
+from engine import loop, resume
 from engine.comm import sync
 from engine.errors import ConfigError, DataError
 from engine.store import held
@@ -359,7 +359,7 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
         return jobs.stream(config, job.link, source, None)
 
     def save(job: loop.Job) -> None:
-        jobs.save(job, config, u.publish, schema)
+        resume.save(job, config, u.publish, schema)
 
     spool, kept = _kept(config, job, twice)
     finest = recipe.every or u.delay or (jobs.interval(config) if made or u.strategy == "auto" else job.k)

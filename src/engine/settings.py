@@ -50,6 +50,27 @@ class Data:
 
 
 @dataclass
+class Time:
+    """When rows happened, and what they are called (docs/source.md). `column`: of the event time, numbers in `unit` (auto, s,
+    ms, us, ns) or ISO 8601; `lateness`: seconds a row may come after one of a later time; `late`: learn or drop what comes
+    later still.  `id`: column of a name by which duplicates are dropped and, with `labels`=later, labels join the rows that
+    came before them, within `horizon` (default 1 h, or 1 Mi rows without times).  `window`: scores by 60s, 60s/10s (sliding)
+    or 1000rows.  `jump`: seconds ahead that one row is not believed; `idle`: seconds a silent rank holds the others back.
+    """
+
+    column: str = ""
+    unit: str = "auto"
+    lateness: float = 0.0
+    late: str = "learn"
+    id: str = ""
+    labels: str = "row"
+    horizon: Every = None
+    window: str = ""
+    jump: float = 86400.0
+    idle: float = 30.0
+
+
+@dataclass
 class Clean:
     """What happens to rows between source and model: stages in order (docs/clean.md)."""
 
@@ -233,6 +254,21 @@ class Fault:
 
 
 @dataclass
+class Transport:
+    """Messages between nodes. `between` mpi, or sockets: own connections, made again where they break. `rails`: interfaces or
+    networks they use, the same names on every host (none = the first that is up). In bytes: `chunk` (of a message), `window`
+    (under way to a rank), `flight` (on one rail), `journal` (kept for a silent rank). `silent` seconds break a connection."""
+
+    between: str = "mpi"
+    rails: Names = ()
+    chunk: int = 1 << 18
+    window: int = 1 << 26
+    flight: int = 1 << 22
+    journal: int = 1 << 28
+    silent: float = 2.0
+
+
+@dataclass
 class Run:
     """Where the run writes what it tells. `dir` "" = runs/NNNN, "-" = nowhere."""
 
@@ -245,12 +281,14 @@ class Run:
 
 @dataclass
 class Embed:
-    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest; `nice`: how far
+    the thread that learns gives way to the solver where there is no idle core."""
 
     width: int = 0
     asynchronous: bool = False
     queue: int = 4
     full: str = "wait"
+    nice: int = 10
 
 
 @dataclass
@@ -273,6 +311,7 @@ class Config:
     """All sections. `digest` is the same on two ranks exactly where they agree."""
 
     data: Data = field(default_factory=Data)
+    time: Time = field(default_factory=Time)
     clean: Clean = field(default_factory=Clean)
     model: Model = field(default_factory=Model)
     mlp: Mlp = field(default_factory=Mlp)
@@ -285,6 +324,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fault: Fault = field(default_factory=Fault)
+    transport: Transport = field(default_factory=Transport)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
     shard: Shard = field(default_factory=Shard)
@@ -308,6 +348,7 @@ CHOICES = {
     "data.format": ("csv", "libsvm", "frames", "text"),
     "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
+    "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "disk", "source", "none"),
@@ -317,7 +358,7 @@ CHOICES = {
     "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
-    "fault.memory": ("auto", "on", "off"),
+    "fault.memory": ("auto", "on", "off"), "transport.between": ("mpi", "sockets"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid(:[1-9]\d{0,5}x[1-9]\d{0,5})?",
@@ -326,17 +367,19 @@ PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
-LOWEST = {"exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
+LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight": 4096, "transport.journal": 4096,
+          "transport.silent": 0.1, "exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
+          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
+          "embed.nice": 0,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
           "fault.silent": 0.2, "fault.seal": 1}
 
 
 def _toml(section: str, key: str, value: Any) -> str:
-    if key == "every" or (section, key) == ("data", "window"):
+    if key in ("every", "horizon") or (section, key) == ("data", "window"):
         value = f"{value}rows" if isinstance(value, int) else f"{value}s"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from engine import __version__, loop, modes, relearn
+from engine import __version__, events, loop, modes, relearn, resume
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
 from engine.config import Config
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
+from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.survive import mend, protect
 from engine.types import Link, Model, Schema, Source, Stage
@@ -102,6 +103,15 @@ class Diary:
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items())
         self.note(f"{name} at row {rows}: {', '.join(words)}")
 
+    def window(self, found: dict[str, Any]) -> None:
+        """A window that has closed, to windows.jsonl."""
+        if self.folder:
+            if self._windows is None:
+                self._windows = Lines(self.folder / "windows.jsonl")
+            self._windows.write(found)
+
+    _windows: Lines | None = None
+
     def note(self, text: str) -> None:
         if self.log:
             self.log.note(text)
@@ -182,6 +192,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
     sync.same(link, config.digest(), "the configuration")
+    link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
@@ -195,10 +206,16 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
             job, shield = mend.mend(lost, job, shield, mend.Means(config, opened, diary, guard, prepared))
             link = job.link
     stats = jobs.gathered_stats(link, opened)
+    if isinstance(job.events, events.Events):
+        job.events.close(final=True)
+        stats["time"] = job.events.totals()
+        diary.note("event time: " + ", ".join(f"{name} {n:,}" for name, n in stats["time"].items() if n))
     summary = finish(job, diary, {"rows_before": 0 if before is None else before["clock"][1], **stats})
     job.team.close()
     opened.close()
     link.barrier(name="end of run")
+    for line in leave(link):
+        diary.note(line)
     if shield is not None:
         for note in shield.settle(job):
             diary.note(note)
@@ -221,8 +238,11 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if link.bcast(diary.live, name="live view"):
         job.rules = replace(job.rules, report_s=LIVE_S)
     job.tactic = relearn.start(config, job, opened.schema, opened, diary.happened)
-    shield = protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or resume(job, config, opened.schema, diary)
+    job.events = events.start(config, job, diary.window)
+    if job.events is not None and config.time.labels == "later":
+        job.tactic = job.events
+    shield = None if job.events is not None else protect.start(config, link)
+    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened.schema, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
     jobs.timed(job)
@@ -254,7 +274,7 @@ def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, dia
     return before
 
 
-def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
     """What the checkpoint said, where the run goes on from one."""
     folder = config.checkpoint.dir
     if not folder:
@@ -264,7 +284,7 @@ def resume(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[
             raise StoreError("the checkpoint directory already holds a run", where=folder,
                              fix="go on with --resume, or give an empty directory")
         return None
-    before = jobs.restore(job, config, folder, schema)
+    before = resume.restore(job, config, folder, schema)
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"damaged checkpoint passed over: {problem}")
@@ -279,10 +299,10 @@ def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, 
     if isinstance(event.action, Save):
         began = time.perf_counter()
         shield = job.keeper if isinstance(job.keeper, protect.Protection) else None
-        if shield is None or event.action.reason != "due":
+        if shield is None or shield.flush is None or event.action.reason != "due":
             for note in shield.settle(job) if shield else []:
                 diary.note(note)
-            jobs.save(job, config, config.checkpoint.dir, schema)
+            resume.save(job, config, config.checkpoint.dir, schema)
         else:
             shield.save(job)
         diary.event("checkpoint", event.rows, seconds=time.perf_counter() - began, reason=event.action.reason)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+NO_TIME = -(1 << 63)  # of an int64 time in microseconds: NumPy's NaT
 Column = Literal["add", "max", "owner", "none"]
 
 
@@ -20,6 +21,8 @@ class Batch:
     the global order.  `previous` float32 `(n,)`: label of the row before it in the global order (NaN before the first).
     Dense: `x` float32 `(n, d)` C-contiguous.  Sparse (CSR): `indptr` int64 `(n + 1,)` from 0, `keys` uint32 `(nnz,)`,
     `values` float32 `(nnz,)` or None where every value is 1.  `weight` float32 `(n,)` or None = all 1.
+    Where they are asked for: `time` int64 `(n,)`, when it happened, in microseconds since 1970 (UTC; NO_TIME: unknown);
+    `id` uint64 `(n,)`, a hash of the row's own name (0: it has none). Stages and models neither need nor keep these two.
     """
 
     y: Array
@@ -30,6 +33,8 @@ class Batch:
     keys: Array | None = None
     values: Array | None = None
     weight: Array | None = None
+    time: Array | None = None
+    id: Array | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -42,23 +47,25 @@ class Batch:
         """Rows [start, stop) as views (`indptr` is rebased to 0, so it alone is copied)."""
         part = slice(start, stop)
         weight = None if self.weight is None else self.weight[part]
+        time, name = None if self.time is None else self.time[part], None if self.id is None else self.id[part]
         if self.indptr is None:
             x = None if self.x is None else self.x[part]
-            return Batch(self.y[part], self.order[part], self.previous[part], x=x, weight=weight)
+            return Batch(self.y[part], self.order[part], self.previous[part], x=x, weight=weight, time=time, id=name)
         assert self.keys is not None
         low, high = int(self.indptr[start]), int(self.indptr[stop])
         return Batch(
             self.y[part], self.order[part], self.previous[part],
             indptr=self.indptr[start : stop + 1] - low, keys=self.keys[low:high],
-            values=None if self.values is None else self.values[low:high], weight=weight,
+            values=None if self.values is None else self.values[low:high], weight=weight, time=time, id=name,
         )
 
     def take(self, rows: Array) -> Batch:
         """The given rows, copied, in the given order; `rows` int64 `(m,)`."""
         weight = None if self.weight is None else self.weight[rows]
+        time, name = None if self.time is None else self.time[rows], None if self.id is None else self.id[rows]
         if self.indptr is None:
             x = None if self.x is None else np.ascontiguousarray(self.x[rows])
-            return Batch(self.y[rows], self.order[rows], self.previous[rows], x=x, weight=weight)
+            return Batch(self.y[rows], self.order[rows], self.previous[rows], x=x, weight=weight, time=time, id=name)
         assert self.keys is not None
         start, count = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
         indptr = np.zeros(len(rows) + 1, np.int64)
@@ -66,7 +73,7 @@ class Batch:
         at = np.repeat(start - indptr[:-1], count) + np.arange(indptr[-1])
         return Batch(
             self.y[rows], self.order[rows], self.previous[rows], indptr=indptr, keys=self.keys[at],
-            values=None if self.values is None else self.values[at], weight=weight,
+            values=None if self.values is None else self.values[at], weight=weight, time=time, id=name,
         )
 
 
@@ -87,11 +94,13 @@ def join(batches: Sequence[Batch]) -> Batch:
             np.ones(len(getattr(b, like)), np.float32) if getattr(b, name) is None else getattr(b, name) for b in batches])
 
     y, order, previous, weight = stack("y"), stack("order"), stack("previous"), filled("weight", "y")
+    time, name = (stack(n) if all(getattr(b, n) is not None for b in batches) else None for n in ("time", "id"))
     if not first.sparse:
-        return Batch(y, order, previous, x=stack("x"), weight=weight)
+        return Batch(y, order, previous, x=stack("x"), weight=weight, time=time, id=name)
     indptr = np.zeros(len(y) + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(b.indptr) for b in batches if b.indptr is not None]), out=indptr[1:])
-    return Batch(y, order, previous, indptr=indptr, keys=stack("keys"), values=filled("values", "keys"), weight=weight)
+    return Batch(y, order, previous, indptr=indptr, keys=stack("keys"), values=filled("values", "keys"), weight=weight,
+                 time=time, id=name)
 
 
 @dataclass(slots=True)

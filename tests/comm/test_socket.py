@@ -93,7 +93,7 @@ def test_frames_for_a_silent_peer_wait_and_a_full_journal_holds_the_sender(ring)
         bodies = [np.full(1 << 18, k, np.uint8) for k in range(4)]
         for body in bodies:
             early.send(body, 0, name="frames", tag=5).wait()
-        with pytest.raises(PeerError, match=r"rank 1 waited 0.5 s in 'frames' for rank 0 to take 1048576 bytes"):
+        with pytest.raises(PeerError, match=r"rank 1 waited 0.5 s in 'frames' for rank 0 to take 1048768 bytes"):
             early.send(bodies[0], 0, name="frames", tag=5)
         late.start([late.addresses(), early.addresses()])
         for body in bodies:

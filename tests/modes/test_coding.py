@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from engine import job as jobs
-from engine import loop, modes
+from engine import loop, modes, resume
 from engine.config import resolve
 from engine.modes.coding import bounds
 from engine.types import Batch, Schema
@@ -23,21 +23,21 @@ def dense():
 class Run:
     """A run of one rank, as the program makes it; `at`: steps of the stream that are done."""
 
-    def __init__(self, made, link, rows, folder, *settings, at=0, resume=False):
+    def __init__(self, made, link, rows, folder, *settings, at=0, again=False):
         self.config = resolve(env={}, overrides=[
             "model.kind=mlp", "exchange.every=20", "loop.threads=1", f"checkpoint.dir={folder}",
             "checkpoint.every=240rows", "checkpoint.keep=9", *settings])
         stream = made.Dealt(rows, link)
         stream.at, stream.k = at, 20
         self.job = jobs.assemble(self.config, link, SCHEMA, stream)
-        if resume:
-            jobs.restore(self.job, self.config, str(folder), SCHEMA)
+        if again:
+            resume.restore(self.job, self.config, str(folder), SCHEMA)
 
     def go(self, until=10**9):
         """Saves as is due; stops at a save at `until` rows."""
         for event in modes.run(self.job, self.config):
             if isinstance(event.action, loop.Save):
-                jobs.save(self.job, self.config, self.config.checkpoint.dir, SCHEMA)
+                resume.save(self.job, self.config, self.config.checkpoint.dir, SCHEMA)
                 if event.rows >= until:
                     break
         return self
@@ -62,7 +62,7 @@ def test_a_run_that_is_resumed_gives_the_bits_of_one_that_was_not_stopped(made, 
     at = made.everywhere(3, first)[0]
 
     def rest(link):
-        return Run(made, link, dense, tmp_path / "parts", *settings, at=at, resume=True).go().held()
+        return Run(made, link, dense, tmp_path / "parts", *settings, at=at, again=True).go().held()
 
     found = made.everywhere(3, whole)
     assert made.everywhere(3, rest) == found
@@ -81,7 +81,7 @@ def test_other_ranks_owe_the_same_sum(made, dense, tmp_path, ranks, codec):
     assert np.abs(debt).max() > 0
 
     def rest(link):
-        run = Run(made, link, dense, tmp_path, f"exchange.codec={codec}", resume=True)
+        run = Run(made, link, dense, tmp_path, f"exchange.codec={codec}", again=True)
         run.job.stream.rows = dense.slice(0, 0)
         events = modes.run(run.job, run.config)
         if link.size == 1:

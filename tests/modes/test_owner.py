@@ -100,7 +100,7 @@ def test_a_rank_that_stays_away_is_named(made, rows):
     def work(link):
         if link.rank == 1:
             return True
-        link.timeout_s = link._room.timeout_s = 0.4
+        link._room.timeout_s = 0.4
         with pytest.raises(PeerError, match=r"for rank 1"):
             list(Owner(made.make(link, rows)).run())
         return True

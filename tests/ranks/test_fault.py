@@ -129,6 +129,28 @@ def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
 
+ASP = ("exchange.mode=asp", "data.rule=part")
+
+
+@pytest.mark.smoke
+def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path):
+    """Two deaths one after the other, the second of an heir perhaps: each row is learned once, and no run is started again."""
+    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *ASP, ENGINE_CRASH="own:1:12,kept:0:40")
+    assert code == 0, said
+    assert {e["event"] for e in told} == {"regrouped", "returned", "done"} and told[-1]["attempts"] == 1, (told, said)
+    assert sum(len(e["dead"]) for e in told if e["event"] == "regrouped" and e["rank"] == 0) == 2
+    assert {e["member"] for e in told if e["event"] == "returned"} == {0, 1}
+    assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("crash", ["commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2"])
+def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, crash):
+    code, said, told, _ = supervised(3, tmp_path, *ASP, ENGINE_CRASH=crash)
+    assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, (told, said)
+    assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])
 def test_where_node_memory_is_lost_the_file_system_is_next_and_then_the_source(tmp_path, unharmed, every):
     code, said, told, _ = supervised(3, tmp_path, "fault.copies=0", f"checkpoint.every={every}",

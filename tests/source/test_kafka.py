@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import ConfigError, PeerError
+from engine.errors import ConfigError, DataError, PeerError
 from engine.source.feed import Lines, counters
 from engine.source.kafka import Partition, Sink, partitions, settings
 from engine.source.schema import named_plan
@@ -95,6 +95,76 @@ def test_mistakes_and_absent_brokers_are_named(monkeypatch):
     sink.put(b"x")
     with pytest.raises(PeerError, match="kafka"):
         sink.flush(3)
+
+
+HELD = """
+import sys
+import confluent_kafka as kafka
+producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock"})
+found = next(iter(producer.list_topics("rows", timeout=10).brokers.values()))
+for i in range(int(sys.argv[1])):
+    producer.produce("rows", b"%d,1" % i, partition=0)
+producer.flush(30)
+print(f"{found.host}:{found.port}", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def apart():
+    """A broker in a process of its own with 10 000 rows in one partition: (address, process)."""
+    held = subprocess.Popen([sys.executable, "-c", HELD, "10000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield held.stdout.readline().strip(), held
+    held.kill()
+    held.communicate()
+
+
+def test_a_broker_that_goes_away_and_comes_back_costs_nothing(apart):
+    address, held = apart
+    feed = Partition(f"kafka://{address}/rows?max.partition.fetch.bytes=20000&queued.min.messages=500", 0,
+                     Lines(PLAN, "error", counters()), wait_s=30)
+    first, _ = drained(feed, 2000)
+    held.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:  # what was fetched before still comes
+        portion = feed.poll()
+        first += [] if portion is None else portion.batch.x[:, 0].astype(int).tolist()
+        time.sleep(0.001)
+    assert len(first) < 10_000
+    held.send_signal(signal.SIGCONT)
+    rest, _ = drained(feed, 10_000 - len(first))
+    assert first + rest == list(range(10_000))
+    feed.close()
+
+
+def test_a_broker_lost_for_good_ends_the_feed_by_name_and_its_cursor_stands(apart):
+    address, held = apart
+    feed = Partition(f"kafka://{address}/rows?max.partition.fetch.bytes=20000&queued.min.messages=500", 0,
+                     Lines(PLAN, "error", counters()), wait_s=1.0)
+    found, _ = drained(feed, 2000)
+    held.kill()
+    began = time.monotonic()
+
+    def read():
+        while time.monotonic() - began < LIMIT_S:
+            portion = feed.poll()
+            if portion is not None:
+                found.extend(portion.batch.x[:, 0].astype(int).tolist())
+            time.sleep(0.001)
+
+    with pytest.raises(PeerError, match="no broker has answered"):
+        read()
+    assert found == list(range(len(found)))
+    feed.close()
+
+
+def test_messages_of_other_columns_are_named(broker):
+    address, producer = broker
+    fill(producer, "changed", [b"%d,1" % i for i in range(8)] + [b"8,9,1"])
+    feed = Partition(f"kafka://{address}/changed", 0, Lines(PLAN, "error", counters()))
+    with pytest.raises(DataError, match=r"too many columns.*'8,9,1'"):
+        drained(feed, 10)
+    feed.close()
 
 
 def start(n, spec, folder, *more):

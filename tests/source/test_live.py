@@ -383,3 +383,29 @@ def test_a_file_rotated_several_times_between_two_looks_loses_nothing(tmp_path, 
         rows += [] if portion is None else portion.batch.x[:, 0].tolist()
     assert rows == list(range(2 * turns + 2))
     feed.close()
+
+
+def test_frames_of_another_width_are_named_and_not_acknowledged(tmp_path):
+    """Columns that change in mid-stream: what came before is learned, what came after is still with the sender."""
+    address, spool = f"unix://{tmp_path}/door", Spool(tmp_path / "spool")
+    feed = Listener(address, None, counters(), spool=spool, schema=PLAN.schema)
+    out, rows = Sender(address, "solver", timeout_s=20), list[int]()
+
+    def send():
+        out.send(np.ones((100, 1), np.float32), np.ones(100, np.float32))
+        out.flush()
+        out.send(np.ones((50, 2), np.float32), np.ones(50, np.float32))
+
+    def read():
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            portion = feed.poll()
+            rows.append(0 if portion is None else len(portion.batch))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(DataError, match=r"expected rows of 1 columns, found 2 columns"):
+        read()
+    sender.join(20)
+    assert sum(rows) == spool.next == out.taken == 100 and spool.senders == {"solver": 100} and out.rows == 150
+    feed.close()

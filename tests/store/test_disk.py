@@ -4,7 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from engine.errors import StoreError
+from engine.store.spool import Spool
+from engine.types import Batch
 
 
 @pytest.fixture
@@ -53,3 +58,25 @@ def test_a_run_directory_without_space_is_named(disk):
                           capture_output=True, text=True, timeout=90)
     assert done.returncode == 74, done.stderr
     assert str(disk) in done.stderr and "space" in done.stderr
+
+
+def test_a_full_disk_under_the_spool_is_named_and_takes_nothing_it_cannot_keep(disk):
+    """Rows of a real file system of 4 MiB: what was synced is there again, the row that did not fit is not."""
+    draw = np.random.default_rng(1)
+    spool, sent = Spool(disk / "spool", segment_bytes=1 << 18), []
+
+    def send():
+        while True:
+            x = draw.normal(size=(1000, 8)).astype(np.float32)
+            spool.append(Batch(x[:, 0], np.arange(1000), x[:, 0], x=x), sender="s", count=1000 * (len(sent) + 1))
+            spool.sync()
+            sent.append(x)
+
+    with pytest.raises(StoreError, match="No space left") as caught:
+        send()
+    assert "unacknowledged rows" in str(caught.value) and len(sent) > 50
+    fill(disk, 0)
+    again = Spool(disk / "spool")
+    assert again.next == 1000 * len(sent) and again.senders == {"s": again.next}
+    np.testing.assert_array_equal(np.concatenate([batch.x for _, batch in again.read(0)]), np.concatenate(sent))
+    again.close()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, resume
 from engine.comm.local import group
 from engine.config import resolve
 from engine.errors import PeerError, StoreError
@@ -41,13 +41,13 @@ def prepared(link, config, root, schema_of=None):
 def lived(link, config, root):
     """Goes on to the end; (state, rows scored, clock, state as recovered, meta of that)."""
     job, shield, before, schema = prepared(link, config, root)
-    found = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    found = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     shield.begin(job, schema)
     job.keeper = shield
     for event in loop.run(job):
         if isinstance(event.action, loop.Stop):
             break
-    state = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    state = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     meter = loop.merged_meter(job)
     shield.pulse.done()
     return state, None if meter is None else meter.summary()["rows"], job.clock, found, before
@@ -56,14 +56,14 @@ def lived(link, config, root):
 def steps_of(link, config, root, count):
     """Learns exactly `count` steps, whatever is due in between."""
     job, shield, before, schema = prepared(link, config, root)
-    found = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    found = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     shield.begin(job, schema)
     job.keeper = shield
     for _ in range(count):
         tick = loop.step(job, job.stream.take(job.k))
         job.clock, _ = loop.advance(job.clock, tick, job.rules)
         shield.commit(job)
-    state = {path: block.data.copy() for path, block in jobs.views(job).items() if not path.startswith("meter/")}
+    state = {path: block.data.copy() for path, block in resume.views(job).items() if not path.startswith("meter/")}
     shield.pulse.done()
     return state, job.clock, found, before
 

@@ -15,7 +15,9 @@ TIERS = ("in place", "relaunch", "file system")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A copy of a shard somewhere: `role` own or copy, `holder` any name, `versions` step -> digest."""
+    """A copy of a shard somewhere: `role` own or copy, `holder` any name, `versions` step -> digest. `members`: where ranks
+    commit each for itself, those whose state the newest version has: the rank's own and what it took over from the dead.
+    """
 
     holder: str
     epoch: int
@@ -23,6 +25,7 @@ class Held:
     shards: int
     role: str
     versions: Mapping[int, int]
+    members: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,25 @@ def _newest(
     for (version, _), holders in sorted(at.items(), reverse=True):
         if len(holders) == shards:
             return version, tuple(tuple(place for _, place in sorted(holders[shard])) for shard in range(shards))
+    return None
+
+
+def newest(copies: Sequence[Held]) -> list[int] | None:
+    """Where ranks commit each for itself: places of the copies that together have every member once, each at its newest
+    version, of the newest epoch that has all; None where there is none.
+    """
+    for epoch in sorted({copy.epoch for copy in copies}, reverse=True):
+        best: dict[int, int] = {}
+        for place, copy in enumerate(copies):
+            if copy.epoch == epoch and copy.versions:
+                at = best.get(copy.shard)
+                if at is None or max(copy.versions) > max(copies[at].versions):
+                    best[copy.shard] = place
+        taken = {m for at in best.values() for m in copies[at].members if m != copies[at].shard}
+        chosen = [at for shard, at in sorted(best.items()) if shard not in taken]
+        held = sorted(m for at in chosen for m in copies[at].members)
+        if chosen and held == list(range(copies[chosen[0]].shards)):
+            return chosen
     return None
 
 

@@ -54,6 +54,11 @@ class Chunk:
     seq: int = 0
     rail: int = -1
 
+    @property
+    def weight(self) -> int:
+        """What it counts in the journal: with its header, so that a message without bytes is not nothing."""
+        return len(self.data) + HEAD.size
+
     def head(self) -> bytes:
         crc = _native.crc32c(self.data) if len(self.data) else 0
         return HEAD.pack(MAGIC, DATA, self.kind, self.tag, self.seq, self.message, self.offset, self.total, len(self.data), crc)
@@ -111,8 +116,9 @@ class Channel:
             return
         step = self.options.chunk
         for at in range(0, max(1, total), step):
-            self.queues[kind].append(Chunk(kind, tag, number, at, total, data[at : at + step]))
-        self.held += total
+            chunk = Chunk(kind, tag, number, at, total, data[at : at + step])
+            self.queues[kind].append(chunk)
+            self.held += chunk.weight
         self.counts.messages[kind] += 1
 
     def next(self, rail: int) -> Chunk | None:
@@ -159,12 +165,12 @@ class Channel:
         if self.again:
             seen = set(beyond)
             kept = [c for c in self.again if c.seq >= came and c.seq not in seen]
-            self.held -= sum(len(c.data) for c in self.again) - sum(len(c.data) for c in kept)
+            self.held -= sum(c.weight for c in self.again) - sum(c.weight for c in kept)
             self.again = deque(kept)
 
     def _landed(self, chunk: Chunk) -> None:
         size = len(chunk.data)
-        self.held -= size
+        self.held -= chunk.weight
         self.flying -= size
         self.on_rail[chunk.rail] -= size
 

@@ -4,37 +4,54 @@ Plain MPI ends or hangs with a broken connection; here a break is mended while m
 """
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
 from engine.comm.collect import MOVE, TALK, Collective
-from engine.comm.flow import BULK, CLASSES, CONTROL, LOOSE, STATE, Options
+from engine.comm.flow import BULK, CLASSES, CONTROL, LOOSE, STATE, Channel, Options
 from engine.comm.local import Letter, Mail
 from engine.comm.wire import Address, Wires
 from engine.errors import PeerError
 from engine.types import Array, Link
 
 
+class Arrival(Letter):
+    """A receive whose wait is watched, as those over MPI are."""
+
+    watch: Callable[[str], Any] = nullcontext
+
+    def wait(self) -> None:
+        if not self.test():
+            with self.watch(self._name):
+                super().wait()
+
+
 class Socketlink(Collective):
-    """Rank `rank` of `size` over sockets. `hosts`: this rank's address on each rail, the same number on every rank.
+    """Rank `rank` of `size` over sockets. `hosts`: this rank's address on each rail, the same number on every rank; `peers`:
+    ranks it has connections to (None = all); `watch(name)`: entered around each wait; `token`: a number that only ranks of
+    this job know, without which nobody is let in.
 
     Make it, exchange `addresses()` by whatever there is, then `start(all of them)`; `join(link, hosts)` does it over a Link.
     A send is done when the message is in the journal; it waits while that is full.
     """
 
     def __init__(self, rank: int, size: int, hosts: Sequence[str] = ("127.0.0.1",), *, timeout_s: float = 300.0,
-                 options: Options | None = None, nodes: Sequence[int] | None = None) -> None:
+                 options: Options | None = None, nodes: Sequence[int] | None = None, peers: Container[int] | None = None,
+                 watch: Callable[[str], Any] = nullcontext, token: int = 0) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self.sent = self.received = 0
         self.nodes: tuple[int, ...] = tuple(nodes or range(size))
         self.kept: dict[str, Any] = {}
         self._mail = Mail(None)
-        self._wires = Wires(rank, size, hosts, options or Options(), self._deliver, self._mail.lock)
+        self.hosts, self._watch = list(hosts), watch
+        others = [r for r in range(size) if r != rank and (peers is None or r in peers)]
+        self._wires = Wires(rank, others, hosts, options or Options(), self._deliver, self._mail.lock, token)
 
     def addresses(self) -> list[Address]:
         return self._wires.addresses()
@@ -56,17 +73,24 @@ class Socketlink(Collective):
                 self._deliver(to, tag, body)
             return Letter()
         channel, end = self._wires.channels[to], time.monotonic() + self.timeout_s
+        if kind != LOOSE and not channel.room:
+            with self._watch(name):
+                self._room(channel, to, name, end)
         with self._mail.lock:
-            while kind != LOOSE and not channel.room:
+            channel.post(body, kind, tag)
+        self.sent += data.nbytes
+        self._wires.wake()
+        return Letter()
+
+    def _room(self, channel: Channel, to: int, name: str, end: float) -> None:
+        """Until the journal for a peer has room."""
+        with self._mail.lock:
+            while not channel.room:
                 self._check()
                 if time.monotonic() > end:
                     raise PeerError(f"rank {self.rank} waited {self.timeout_s:g} s in {name!r} for rank {to} to take "
                                     f"{channel.held} bytes", fix="raise the journal, or find out why that rank is silent")
                 self._mail.lock.wait(0.1)
-            channel.post(body, kind, tag)
-        self.sent += data.nbytes
-        self._wires.wake()
-        return Letter()
 
     def recv(self, out: Array, source: int, *, name: str, tag: int = 0) -> Letter:
         self.received += out.nbytes
@@ -75,7 +99,8 @@ class Socketlink(Collective):
     def _want(self, out: Array | None, source: int, name: str, tag: int) -> Letter:
         self._check()
         key = (source, self.rank, tag)
-        letter = Letter(self._mail, key, out, name, self.timeout_s)
+        letter = Arrival(self._mail, key, out, name, self.timeout_s)
+        letter.watch = self._watch
         with self._mail.lock:
             self._mail.wanted.setdefault(key, deque()).append(letter)
         return letter
@@ -128,9 +153,12 @@ class Socketlink(Collective):
         self._wires.close()
 
 
-def join(link: Link, hosts: Sequence[str], **options: Any) -> Socketlink:
-    """A Socketlink of the same ranks as `link`, which carries the addresses (collective)."""
-    made = Socketlink(link.rank, link.size, hosts, nodes=link.nodes, **options)
+def join(link: Link, hosts: Sequence[str], *, nodes: Sequence[int] | None = None, **options: Any) -> Socketlink:
+    """A Socketlink of the same ranks as `link`, which carries the addresses (collective). `nodes`: given, ranks of other
+    nodes alone are connected."""
+    token = link.bcast(secrets.randbits(63), name="token of sockets")
+    peers = None if nodes is None else {r for r, node in enumerate(nodes) if node != nodes[link.rank]}
+    made = Socketlink(link.rank, link.size, hosts, nodes=nodes or link.nodes, peers=peers, token=token, **options)
     table = link.gather(made.addresses(), name="addresses of sockets")
     made.start(link.bcast(table, name="addresses of sockets"))
     return made

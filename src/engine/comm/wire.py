@@ -39,15 +39,16 @@ class Wire:
 
 
 class Wires:
-    """All connections of one rank. `hosts`: the local address of each rail. `deliver(peer, tag, data)` is called by the
-    thread of this object for each message that came, under `lock`, which is notified whenever something moved."""
+    """All connections of one rank to its `peers`. `hosts`: the local address of each rail; `token` is told in each greeting.
+    `deliver(peer, tag, data)` is called by the thread of this object for each message that came, under `lock`, which is
+    notified whenever something moved."""
 
-    def __init__(self, rank: int, size: int, hosts: Sequence[str], options: Options, deliver: Callable[[int, int, Array], None],
-                 lock: threading.Condition) -> None:
-        self.rank, self.size, self.options, self.deliver, self.lock = rank, size, options, deliver, lock
-        self.channels = {r: Channel(r, options) for r in range(size) if r != rank}
+    def __init__(self, rank: int, peers: Sequence[int], hosts: Sequence[str], options: Options,
+                 deliver: Callable[[int, int, Array], None], lock: threading.Condition, token: int = 0) -> None:
+        self.rank, self.token, self.options, self.deliver, self.lock = rank, token, options, deliver, lock
+        self.channels = {r: Channel(r, options) for r in peers}
         self.hosts = list(hosts)
-        self._listeners = [socket.create_server((host, 0), backlog=size) for host in hosts]
+        self._listeners = [socket.create_server((host, 0), backlog=len(peers) + 1) for host in hosts]
         self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._datagrams.bind((hosts[0], 0))
         self._wake, self._woken = socket.socketpair()
@@ -141,7 +142,7 @@ class Wires:
         for wire in list(self.wires.values()):
             if now - wire.heard_s > self.options.silent_s:
                 self._broken(wire)
-        for peer in range(self.rank):
+        for peer in (p for p in self.channels if p < self.rank):
             for rail in range(len(self._listeners)):
                 due, pause = self._retry.get((peer, rail), (0.0, RETRY_S))
                 if (peer, rail) in self.wires or (peer, rail) in self._dialled or now < due:
@@ -179,7 +180,8 @@ class Wires:
 
     def _greet(self, wire: Wire) -> None:
         came = self.channels[wire.peer].came
-        wire.out.append(memoryview(HEAD.pack(MAGIC, HELLO, 0, self.rank, came, self.options.window, wire.rail, 0, 0, 0)))
+        window, token = self.options.window, self.token
+        wire.out.append(memoryview(HEAD.pack(MAGIC, HELLO, 0, self.rank, came, window, wire.rail, token, 0, 0)))
 
     def _enter(self, wire: Wire) -> None:
         old = self.wires.get((wire.peer, wire.rail))
@@ -227,6 +229,9 @@ class Wires:
     def _frame(self, wire: Wire, what: int, chunk: Chunk, size: int, crc: int) -> bool:
         """Acts on a whole frame; False where the connection is gone."""
         if what == HELLO:
+            if chunk.total != self.token or chunk.tag not in self.channels:
+                self._broken(wire)
+                return False
             if wire.peer < 0:
                 wire.peer, wire.rail = chunk.tag, chunk.offset
                 self._strangers.discard(wire)
@@ -295,6 +300,7 @@ class Wires:
 
     def _send_loose(self) -> None:
         """Best effort: one datagram a message; what does not fit one goes over a connection that has nothing to do."""
+        mine = self.token.to_bytes(8, "little") + self.rank.to_bytes(4, "little")
         for peer, channel in self.channels.items():
             while True:
                 with self.lock:
@@ -304,7 +310,7 @@ class Wires:
                 frame = chunk.head() + chunk.data.tobytes()
                 if len(frame) <= DATAGRAM:
                     try:
-                        self._datagrams.sendto(self.rank.to_bytes(4, "little") + frame, self._peers[peer][-1])
+                        self._datagrams.sendto(mine + frame, self._peers[peer][-1])
                     except OSError:
                         channel.counts.dropped += 1
                     continue
@@ -321,12 +327,12 @@ class Wires:
                 frame = self._datagrams.recv(65536)
             except OSError:
                 return
-            peer = int.from_bytes(frame[:4], "little")
-            if len(frame) < 4 + HEAD.size or peer not in self.channels:
+            peer = int.from_bytes(frame[8:12], "little")
+            if len(frame) < 12 + HEAD.size or int.from_bytes(frame[:8], "little") != self.token or peer not in self.channels:
                 continue
             try:
-                what, chunk, size, crc = parse(frame[4 : 4 + HEAD.size])
-                data = np.frombuffer(frame[4 + HEAD.size :], np.uint8)
+                what, chunk, size, crc = parse(frame[12 : 12 + HEAD.size])
+                data = np.frombuffer(frame[12 + HEAD.size :], np.uint8)
                 if what != DATA or chunk.kind != LOOSE or len(data) != size:
                     continue
                 with self.lock:

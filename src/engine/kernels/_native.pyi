@@ -39,6 +39,10 @@ def parse_libsvm(
     at: NDArray[np.int64], bad: NDArray[np.int64], tally: NDArray[np.int64], *,
     first: int = 1, mode: int = 0, mask: int = ..., isa: str = "",
 ) -> tuple[int, int, bool]: ...
+def parse_times(data: Bytes, at: NDArray[np.int64], column: int, delimiter: int, lines_only: bool, scale: float,
+                out: NDArray[np.int64]) -> int: ...
+def parse_ids(data: Bytes, at: NDArray[np.int64], column: int, delimiter: int, lines_only: bool, scale: float,
+              out: NDArray[np.uint64]) -> int: ...
 def parse_csv(
     data: Bytes, kinds: NDArray[np.uint8], seeds: NDArray[np.uint64],
     labels: bytes, ends: NDArray[np.int64],
@@ -74,6 +78,8 @@ def clean_project(indptr: NDArray[np.int64], keys: NDArray[np.uint32], values: N
 # learn
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
+
+def gather(view: NDArray[Any], out: F32) -> None: ...
 
 class Learner:
     def __init__(

@@ -18,6 +18,8 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     mode, _, number = config.exchange.mode.partition(":")
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
+    if (carried := getattr(job.keeper, "carried", None)) is not None:  # its survivors go on, however few
+        return carried.run()
     owes = "residual" in job.recalled
     if owes and (not job.shared or config.exchange.virtual or mode not in ("bsp", "local")):
         from engine.modes import coding
@@ -50,9 +52,9 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         return loop.run(job)
     if job.link.size == 1:
         return loop.run(job)  # threads of one rank share a clock
-    if job.keeper is not None:
+    if job.keeper is not None and not (mode == "asp" and getattr(job.keeper, "apart", False)):
         raise ConfigError(f"exchange.mode={mode}: copies in node memory are kept step by step, in lock-step",
-                          fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
+                          fix="exchange.mode=asp or bsp, or fault.memory=off and checkpoints")
     if mode == "ssp":
         from engine.modes.stale import Stale
 

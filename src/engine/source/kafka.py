@@ -47,12 +47,13 @@ def settings(spec: str) -> tuple[str, str, dict[str, Any]]:
 class Partition:
     """One partition of a topic; its cursor is the offset of a message and the number of its rows that are done."""
 
-    def __init__(self, spec: str, partition: int, lines: Lines) -> None:
+    def __init__(self, spec: str, partition: int, lines: Lines, wait_s: float = 60.0) -> None:
         kafka = library()
         brokers, self.topic, options = settings(spec)
         self.name, self.ended, self.partition, self._lines = f"kafka {self.topic} {partition}", False, partition, lines
         self._kafka, self._begun = kafka, False
-        self._consumer = kafka.Consumer({"bootstrap.servers": brokers, "enable.auto.commit": False,
+        self._away_s, self._wait_s = 0.0, wait_s  # since when no broker answers; how long that may last
+        self._consumer = kafka.Consumer({"bootstrap.servers": brokers, "enable.auto.commit": False, "error_cb": self._unwell,
                                          "enable.auto.offset.store": False, "auto.offset.reset": "error", **options})
         self._next, self._skip = kafka.OFFSET_BEGINNING, 0
 
@@ -65,13 +66,32 @@ class Partition:
             self._begun = True
         found = self._consumer.consume(FETCH, 0.0)
         if not found:
+            if self._away_s and time.monotonic() - self._away_s > self._wait_s:
+                self._ask()
             return None
         if any(map(trouble, found)):
             for error in (message.error() for message in found):
                 if error is not None:
                     self._trouble(error)
             found = [message for message in found if message.error() is None]
+        if found:
+            self._away_s = 0.0
         return self._rows(found) if found else None
+
+    def _unwell(self, error: Any) -> None:
+        """librdkafka's word that a broker is away; it goes on trying by itself, so a short absence costs nothing."""
+        if error.code() in (self._kafka.KafkaError._ALL_BROKERS_DOWN, self._kafka.KafkaError._TRANSPORT):
+            self._away_s = self._away_s or time.monotonic()
+
+    def _ask(self) -> None:
+        """Whether a broker answers after all; PeerError where none does."""
+        try:
+            self._consumer.list_topics(self.topic, timeout=min(WAIT_S, max(1.0, self._wait_s)))
+        except self._kafka.KafkaException as error:
+            raise PeerError(f"kafka: no broker has answered for {time.monotonic() - self._away_s:.0f} s: {error}",
+                            where=self.name, fix="bring the broker back and run again with --resume: offsets stand in the "
+                            "checkpoint; or raise data.wait") from error
+        self._away_s = 0.0
 
     @property
     def waiting(self) -> int:
@@ -134,10 +154,10 @@ def open_kafka(spec: str, options: Mapping[str, Any], plan: Plan | None, find: C
     lines = Lines(plan, options["on_bad_rows"], stats)
 
     def feeds(rank: int, size: int) -> list[Feed]:
-        return [Partition(spec, p, lines) for p in range(rank, count, size)]
+        return [Partition(spec, p, lines, options["wait_s"]) for p in range(rank, count, size)]
 
     return LiveSource(plan.schema, feeds, plan=plan, idle_s=options["idle_s"], stats=stats, more=lambda rank, size: [],
-                      reopen=lambda name: Partition(spec, int(name.split()[-1]), lines))
+                      reopen=lambda name: Partition(spec, int(name.split()[-1]), lines, options["wait_s"]))
 
 
 def partitions(spec: str) -> int:

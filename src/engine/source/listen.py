@@ -24,7 +24,7 @@ import numpy as np
 from engine.errors import DataError, StoreError
 from engine.source.feed import At, Lines, Portion
 from engine.source.stream import unpack
-from engine.types import Batch, join
+from engine.types import Batch, Schema, join
 
 HELLO = b"#engine "
 FRAME = struct.Struct("<4sIQ")
@@ -73,9 +73,9 @@ class Listener:
     """Everything that is sent to one address. `lines` None: frames. Rows are numbered as they are taken."""
 
     def __init__(self, address: str, lines: Lines | None, stats: dict[str, Any], *, name: str = "",
-                 spool: Keep | None = None) -> None:
+                 spool: Keep | None = None, schema: Schema | None = None) -> None:
         self.address, self.name, self.ended = address, name or address, False
-        self.spool, self._lines, self._stats = spool, lines, stats
+        self.spool, self._lines, self._stats, self._schema = spool, lines, stats, schema
         self._senders: dict[str, int] = {} if spool is None else spool.senders
         self._rows = 0 if spool is None else spool.next
         self._replay: Iterator[tuple[int, Batch]] | None = None
@@ -285,6 +285,7 @@ class Listener:
                 if len(data) - at < FRAME.size + size:
                     break
                 batch = unpack(np.frombuffer(data[at + FRAME.size : at + FRAME.size + size], np.uint8).copy())
+                self._fits(batch, talk)
                 at += FRAME.size + size
                 if talk.name and first > given:
                     raise DataError(f"expected row {given} of the sender, found row {first}: rows between are lost",
@@ -297,6 +298,15 @@ class Listener:
         del talk.data[:at]
         self._stats["rows"] += given - talk.count
         return (join(parts) if parts else None), given - talk.count
+
+    def _fits(self, batch: Batch, talk: Talk) -> None:
+        schema = self._schema
+        width = 0 if batch.x is None else batch.x.shape[1]
+        if schema is not None and (batch.sparse != schema.sparse or (not schema.sparse and width != schema.width)):
+            expected, found = (f"{w} columns" if w else "sparse rows" for w in (0 if schema.sparse else schema.width, width))
+            raise DataError(f"expected rows of {expected}, found {found}: the sender's columns have changed",
+                            where=f"{self.name} from {talk.name or talk.peer}",
+                            fix="start a new run for the new columns; rows not acknowledged are still with the sender")
 
     def committed(self, at: At) -> None:
         if self.spool is not None:

@@ -329,7 +329,7 @@ def _sockets(spec: str, options: Mapping[str, Any], plan: Plan | None, stats: di
         name, place = f"{spec} {rank}", address
         if each and rank:
             place = f"{address}.{rank}" if address.startswith("unix") else _port(address, rank)
-        return [Listener(place, lines, stats, name=name, spool=options["spool"](name))]
+        return [Listener(place, lines, stats, name=name, spool=options["spool"](name), schema=schema)]
 
     return LiveSource(schema, feeds, plan=plan, dealt=not each, idle_s=options["idle_s"], stats=stats)
 

@@ -11,7 +11,7 @@ from engine.errors import ConfigError, DataError
 from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
+from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
 from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -48,6 +48,23 @@ def whole_lines(data: bytes, path: str) -> bytes:
     return data[: data.rfind(b"\n") + 1] if len(data) >= HEAD_BYTES - 3 and b"\n" in data else data
 
 
+def unnamed(where: str) -> ConfigError:
+    """A time or an id is asked for where columns have no names."""
+    return ConfigError("time: expected a source of named columns, CSV or a table", where=where,
+                       fix="leave time.column and time.id out")
+
+
+def _refuse(spec: str, format: str | None, text: Grams, event: Event) -> None:
+    """Columns are asked for where a source has none."""
+    if text and (spec.startswith(("make:", "demo:", "ring:")) or tabular(spec) or spec.endswith((".npz", ".npy"))
+                 or format in ("libsvm", "frames")):
+        raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
+                          fix="data.format=text for lines of a label and text")
+    if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
+                           or format in ("libsvm", "frames", "text")):
+        raise unnamed(spec)
+
+
 def open_source(
     spec: str,
     *,
@@ -73,16 +90,14 @@ def open_source(
     spool: Callable[[str], Any] = lambda name: None,
     where: str = "",
     text: Grams = None,
+    event: Event = ("", "", "auto"),
 ) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
     row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
     """
-    if text and (spec.startswith(("make:", "demo:", "ring:")) or tabular(spec) or spec.endswith((".npz", ".npy"))
-                 or format in ("libsvm", "frames")):
-        raise ConfigError("tokens: expected a source of text: CSV with a column of it, or format=text", where=spec,
-                          fix="data.format=text for lines of a label and text")
+    _refuse(spec, format, text, event)
     if spec.startswith("make:"):
         return MakeSource(*parse_spec(spec), piece_rows)
     if spec.startswith("demo:"):
@@ -93,17 +108,20 @@ def open_source(
         if format == "text":
             return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
         if (format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")) == "libsvm":
+            if any(event[:2]):
+                raise unnamed(where)
             return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
         return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
-                        quoted_newlines=quoted_newlines, text=text)
+                        quoted_newlines=quoted_newlines, text=text, event=event)
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
-                          plan=plan)
+                          plan=plan, event=event)
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text}
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text,
+            "event": event}
     if live(spec):
         return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)

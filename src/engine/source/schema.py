@@ -14,10 +14,12 @@ import numpy as np
 from engine.errors import ConfigError, DataError
 from engine.kernels import _native
 from engine.kernels.plain.parse import decimal, text_hash
+from engine.source.event import scale_of
 from engine.types import Array, Schema
 
 SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT, TEXT = range(6)
 WORDS = (1, 1, 0, 0, 0)  # orders of n-grams where none are said: words as they are, counted
+Event = tuple[str, str, str]  # columns of the event time and of the id ("": none), and the unit of numeric times
 Grams = tuple[Sequence[str], Sequence[int]] | None  # columns of text, orders and weight (kernels.plain.text)
 Task = Literal["binary", "multiclass", "regression"]
 CLASSES_MAX = 64
@@ -29,6 +31,7 @@ class Plan:
     """How to parse a source's text: plain values, picklable, equal on every rank.
 
     `levels`: numeric labels in class order (empty: regression, or text labels in `schema.labels`).
+    `time`, `id`: columns of the event time and of the row's own name, -1 = none; `scale`: microseconds in a unit of time.
     """
 
     format: Literal["csv", "libsvm", "text"]
@@ -44,6 +47,9 @@ class Plan:
     missing: Literal["zero", "error", "nan"] = "zero"
     quoted_newlines: bool = False
     orders: tuple[int, ...] = ()
+    time: int = -1
+    id: int = -1
+    scale: float = 1e6
 
     @property
     def seeds(self) -> Array:
@@ -145,6 +151,7 @@ def csv_plan(
     missing: str,
     quoted_newlines: bool,
     text: Grams = None,
+    event: Event = ("", "", "auto"),
 ) -> Plan:
     """Plan of CSV text from its head; the target defaults to the last; columns of non-numbers are categorical."""
     sample = head.decode("utf-8", "replace").replace("\0", "\ufffd")
@@ -164,10 +171,13 @@ def csv_plan(
     forced = {column(c, names, where): NUMERIC for c in numeric} | {
         column(c, names, where): CATEGORICAL for c in categorical
     } | texts(text, names, goal, where)
+    when = timed(event, names, goal, where, body)
+    forced |= {place: SKIP for place in when[:2] if place >= 0}
     some = body[:: max(1, len(body) // SAMPLE_ROWS)]
     share = [sum(number(r[i]) is None for r in some) / len(some) for i in range(len(names))]
     kinds = [forced.get(i, CATEGORICAL if share[i] > 0.1 else NUMERIC) for i in range(len(names))]
-    return _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines, text)
+    made = _finish(body, goal, kinds, names, mark, has, share[goal], labels, hash_bits, task, missing, quoted_newlines, text)
+    return replace(made, time=when[0], id=when[1], scale=when[2])
 
 
 def _finish(
@@ -199,7 +209,7 @@ def _finish(
     sparse = CATEGORICAL in kinds or TEXT in kinds or hash_bits is not None
     bits = hash_bits if hash_bits is not None else 20 if TEXT in kinds else 18
     width = 1 << bits if sparse else kinds.count(NUMERIC)
-    schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal))
+    schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP))
     return Plan(
         "csv",
         schema,
@@ -213,6 +223,17 @@ def _finish(
         quoted_newlines=newlines,
         orders=tuple(text[1]) if text else (),
     )
+
+
+def timed(event: Event, names: Sequence[str], goal: int, where: str,
+          body: Sequence[Sequence[str]] = ()) -> tuple[int, int, float]:
+    """Columns of time and id, -1 = none, and microseconds in a unit of time, by the first number found."""
+    time, ident, unit = event
+    places = [column(name, names, where) if name else -1 for name in (time, ident)]
+    if goal in places:
+        raise ConfigError("time: expected columns beside the target", where=where, fix=f"of {', '.join(names[:20])}")
+    first = next((v for row in body if places[0] >= 0 and (v := number(row[places[0]])) is not None and np.isfinite(v)), 0.0)
+    return places[0], places[1], scale_of(unit, first)
 
 
 def texts(text: Grams, names: Sequence[str], goal: int, where: str) -> dict[int, int]:
@@ -269,13 +290,17 @@ def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) ->
         kinds[column(name, names, spec)] = CATEGORICAL
     for place, kind in texts(text, names, goal, spec).items():
         kinds[place] = kind
+    when = timed(options.get("event") or ("", "", "auto"), names, goal, spec)
+    for place in when[:2]:
+        if place >= 0:
+            kinds[place] = SKIP
     kinds[goal] = TARGET_TEXT if words else TARGET
     sparse = CATEGORICAL in kinds or TEXT in kinds or options.get("hash_bits") is not None
     bits = options.get("hash_bits") or (20 if TEXT in kinds else 18)
     schema = Schema(1 << bits if sparse else kinds.count(NUMERIC), sparse, task, given,
-                    tuple(n for i, n in enumerate(names) if i != goal))
+                    tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP))
     delimiter = options.get("delimiter") or "auto"
     plan = Plan("csv", schema, names, tuple(kinds), "," if delimiter == "auto" else delimiter,
                 options.get("header") is True, levels, (1 << bits) - 1, missing=cast(Any, options.get("missing") or "zero"),
-                orders=tuple(text[1]) if text else ())
+                orders=tuple(text[1]) if text else (), time=when[0], id=when[1], scale=when[2])
     return replace(plan, format="text", delimiter="\0", header=False) if options.get("format") == "text" else plan

@@ -216,8 +216,8 @@ class Placed:
         at = position or Position()
         self.order, self._label = at.order, at.label
         self._todo = deque(c for c in at.cursors if not c.done and c.piece % link.size == link.rank)
-        rest = at.rest
-        self._next = rest + (link.rank - rest) % link.size
+        rest, self._stride = at.rest, link.size
+        self._nexts = [rest + (link.rank - rest) % link.size]  # a series of pieces each: mine, and those of ranks that died
         self._rows: deque[tuple[int, int, Batch]] = deque()
 
     def take(self, k: int) -> Batch | None:
@@ -252,9 +252,9 @@ class Placed:
         while not self._rows:
             if self._todo:
                 piece, skip = self._todo[0].piece, self._todo.popleft().row
-            elif self._source.pieces is None or self._next < self._source.pieces:
-                piece, skip = self._next, 0
-                self._next += self._link.size
+            elif self._source.pieces is None or min(self._nexts) < self._source.pieces:
+                piece, skip = min(self._nexts), 0
+                self._nexts[self._nexts.index(piece)] += self._stride
             else:
                 return None
             for batch in self._source.read(piece, skip):
@@ -268,19 +268,24 @@ class Placed:
     @property
     def left(self) -> bool:
         """Whether this rank may still find rows."""
-        return bool(self._rows or self._todo) or self._source.pieces is None or self._next < self._source.pieces
+        return bool(self._rows or self._todo) or self._source.pieces is None or min(self._nexts) < self._source.pieces
 
     def mark(self) -> list[list[int]]:
-        """This rank's share of the position: begun pieces as [piece, row], then [-1, next untouched piece]."""
+        """This rank's share of the position: begun pieces as [piece, row], then [-1, next untouched piece] a series."""
         begun = [[piece, row] for piece, row, _ in list(self._rows)[:1]]
-        return [*begun, *([c.piece, c.row] for c in self._todo), [-1, self._next]]
+        return [*begun, *([c.piece, c.row] for c in self._todo), *([-1, n] for n in self._nexts)]
+
+    def adopt(self, mark: Sequence[Sequence[int]]) -> None:
+        """Takes over the rest of the rows of a rank that stood at `mark`."""
+        self._todo.extend(Cursor(piece, row) for piece, row in mark if piece >= 0)
+        self._nexts += [n for piece, n in mark if piece < 0]
 
 
 def merged(marks: Sequence[list[list[int]]], order: int, label: float) -> Position:
     """The position of the job from every rank's `Placed.mark`."""
-    nexts = [mark[-1][1] for mark in marks]
-    rest, size = max(nexts), len(marks)
-    cursors = [Cursor(piece, row) for mark in marks for piece, row in mark[:-1]]
+    nexts = [n for mark in marks for piece, n in mark if piece < 0]
+    rest, size = max(nexts), len(nexts)
+    cursors = [Cursor(piece, row) for mark in marks for piece, row in mark if piece >= 0]
     cursors += [Cursor(piece, 0) for start in nexts for piece in range(start, rest, size)]
     return Position(sorted(cursors, key=lambda c: c.piece), rest, order, label)
 
@@ -299,12 +304,12 @@ def empty(source: Source) -> Batch:
     return Batch(none, order, none, x=np.empty((0, source.schema.width), np.float32))
 
 
-_FIELDS = ("y", "order", "previous", "weight", "x", "indptr", "keys", "values")
-_DTYPES = (np.float32, np.int64, np.float32, np.float32, np.float32, np.int64, np.uint32, np.float32)
+_FIELDS = ("y", "order", "previous", "weight", "x", "indptr", "keys", "values", "time", "id")
+_DTYPES = (np.float32, np.int64, np.float32, np.float32, np.float32, np.int64, np.uint32, np.float32, np.int64, np.uint64)
 
 
 def pack(batch: Batch) -> Array:
-    """A row block as bytes: eight lengths (-1 = absent) as int64, then the arrays, each padded to 8 bytes."""
+    """A row block as bytes: a length a field (-1 = absent) as int64, then the arrays, each padded to 8 bytes."""
     arrays = [getattr(batch, name) for name in _FIELDS]
     sizes = np.array([-1 if a is None else a.size for a in arrays], np.int64)
     parts = [sizes.view(np.uint8)]
@@ -317,9 +322,9 @@ def pack(batch: Batch) -> Array:
 
 def unpack(data: Array) -> Batch:
     """Inverse of `pack`."""
-    sizes = data[:64].view(np.int64)
+    at = 8 * len(_FIELDS)
+    sizes = data[:at].view(np.int64)
     fields: dict[str, Array | None] = {}
-    at = 64
     for name, dtype, size in zip(_FIELDS, _DTYPES, sizes.tolist(), strict=True):
         fields[name] = None
         if size >= 0:

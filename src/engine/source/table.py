@@ -18,8 +18,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from engine.errors import ConfigError, DataError
+from engine.kernels import _native
+from engine.kernels.plain.parse import text_hash
 from engine.source.array import ArraySource
-from engine.types import Array, Batch, Schema
+from engine.source.event import UNITS, scale_of
+from engine.source.schema import Event
+from engine.types import NO_TIME, Array, Batch, Schema
 
 TABLES, ARRAYS = (".parquet", ".arrow", ".feather"), (".h5", ".hdf5", ".nc", ".zarr")
 SLAB_ROWS = 1 << 16
@@ -106,22 +110,26 @@ class TableSource:
     plan: Any = None
 
     def __init__(self, paths: Sequence[str], options: dict[str, str], *, target: str | int | None, columns: Sequence[str],
-                 where: str, task: Any, labels: Sequence[str] | None, missing: str, plan: Any = None) -> None:
+                 where: str, task: Any, labels: Sequence[str] | None, missing: str, plan: Any = None,
+                 event: Event = ("", "", "auto")) -> None:
         self._tests = [_test(part) for part in where.split("&") if part.strip()]
         self._files: list[Any] = [Parquet(p) if p.endswith(TABLES) else Slabs(p, options) for p in paths]
         self._starts = np.cumsum([0, *(file.count for file in self._files)])
         self.pieces: int | None = int(self._starts[-1])
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
         self._missing, first = missing, self._files[0]
-        self._slab = slice(None)
+        self._slab, self._event = slice(None), event
         if isinstance(first, Parquet):
             goal = -1 if target is None else target
             self._target = goal if isinstance(goal, str) else first.names[goal]
-            chosen = [n for n in (columns or first.names) if n != self._target]
-            absent = [n for n in (*chosen, self._target) if n not in first.names]
+            chosen = [n for n in (columns or first.names) if n not in (self._target, *event[:2])]
+            absent = [n for n in (*chosen, self._target, *filter(None, event[:2])) if n not in first.names]
             if absent:
                 raise ConfigError(f"expected columns of {', '.join(first.names[:12])}, found {absent[0]!r}", where=first.path)
             self._columns = tuple(plan.columns) if plan is not None else tuple(_numeric(first, chosen))
+        elif any(event[:2]):
+            raise ConfigError("time: expected a source of named columns, CSV or a table, or Kafka", where=first.path,
+                              fix="leave time.column and time.id out")
         else:
             self._columns = tuple(str(i) for i in range(first.x.shape[1]))
         self.schema: Schema = plan if plan is not None else self._schema(task, labels)
@@ -130,7 +138,7 @@ class TableSource:
 
     def _schema(self, task: Any, labels: Sequence[str] | None) -> Schema:
         """From the first piece and what was given: classes by their text."""
-        _, y = self._raw(0)
+        _, y, _ = self._raw(0)
         if labels or task != "regression":
             texts = tuple(labels) if labels else tuple(_text(v) for v in np.unique(y[~_empty(y)]).tolist())
             if labels or task or len(texts) <= 64:
@@ -152,12 +160,13 @@ class TableSource:
     def reader(self, piece: int, size: int) -> int:
         return piece % size
 
-    def _raw(self, piece: int) -> tuple[Array, Array]:
+    def _raw(self, piece: int) -> tuple[Array, Array, list[Array | None]]:
+        """Features, targets, and time and id where they are asked for."""
         file = int(np.searchsorted(self._starts, piece, "right")) - 1
         held, place = self._files[file], piece - int(self._starts[file])
         if isinstance(held, Slabs):
-            return held.rows(place, self._slab)
-        names = [*self._columns, self._target, *(t[0] for t in self._tests)]
+            return *held.rows(place, self._slab), [None, None]
+        names = [*self._columns, self._target, *(t[0] for t in self._tests), *filter(None, self._event[:2])]
         absent = [n for n in names if n not in held.names]
         if absent:
             raise DataError(f"expected a column {absent[0]!r}, found {', '.join(held.names[:12])}: the columns have changed",
@@ -167,12 +176,12 @@ class TableSource:
         for name, compare, value in self._tests:
             keep &= compare(found[name], value)
         x = np.stack([found[name] for name in self._columns], 1) if self._columns else np.empty((len(keep), 0))
-        return x[keep], found[self._target][keep]
+        return x[keep], found[self._target][keep], [found[n][keep] if n else None for n in self._event[:2]]
 
     def read(self, piece: int, skip: int = 0) -> Iterator[Batch]:
         if self.pieces is not None and not 0 <= piece < self.pieces:
             return
-        x, y = self._raw(piece)
+        x, y, (time, name) = self._raw(piece)
         try:
             x = np.ascontiguousarray(x, np.float32)
         except (TypeError, ValueError) as error:
@@ -187,7 +196,8 @@ class TableSource:
         previous = np.concatenate([np.full(min(1, len(y)), np.nan, np.float32), y[:-1]])
         if len(y) > skip:
             self.stats["rows"] += len(y) - skip
-            batch = Batch(y, np.arange(len(y), dtype=np.int64), previous, x=x)
+            batch = Batch(y, np.arange(len(y), dtype=np.int64), previous, x=x,
+                          time=None if time is None else stamps(time, self._event[2]), id=None if name is None else ids(name))
             yield batch.slice(skip, len(y))
 
     def _labels(self, y: Array, piece: int) -> Array:
@@ -203,6 +213,28 @@ class TableSource:
 
     def close(self) -> None:
         """Files are closed with the process."""
+
+
+def stamps(values: Array, unit: str) -> Array:
+    """Times of a column as microseconds: dates as they are, numbers by their unit, text by ISO 8601."""
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[us]").astype(np.int64)
+    if values.dtype.kind in "fiu":
+        known = values[~_empty(values)] if values.dtype.kind == "f" else values
+        scaled = np.full(len(values), float(NO_TIME))
+        np.multiply(values, scale_of(unit, float(known[0]) if len(known) else 0.0), out=scaled, where=~_empty(values))
+        return np.rint(scaled).astype(np.int64)
+    text = "".join(f"{'' if v is None else v}\n" for v in values.tolist()).encode()
+    at = np.cumsum([0, *(len(line) + 1 for line in text.split(b"\n")[:-2])], dtype=np.int64)[: len(values)]
+    out = np.empty(len(values), np.int64)
+    _native.parse_times(text, at, 0, 1, True, UNITS["s"], out)
+    return out
+
+
+def ids(values: Array) -> Array:
+    """Ids of a column as the hashes of their text; 0 where there is none."""
+    text = [b"" if v is None or v != v else str(v).encode() for v in values.tolist()]
+    return np.array([text_hash(t) | 1 if t else 0 for t in text], np.uint64)
 
 
 def _test(text: str) -> tuple[str, Callable[[Any, Any], Any], Any]:

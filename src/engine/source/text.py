@@ -131,7 +131,15 @@ def parse(plan: Plan, data: Any) -> tuple[Batch, Array, Array, Array]:
     else:
         batch.x = out["x"][:rows]
     bad = out["bad"].reshape(-1, 3)[: min(64, int(out["tally"].sum()))]
-    return _settle(plan, batch, out["at"][:rows], bad, out["tally"])
+    batch, at, bad, tally = _settle(plan, batch, out["at"][:rows], bad, out["tally"])
+    place = (ord(plan.delimiter), not plan.quoted_newlines, plan.scale)
+    if plan.time >= 0:
+        batch.time = np.empty(len(at), np.int64)
+        _native.parse_times(data, at, plan.time, *place, batch.time)
+    if plan.id >= 0:
+        batch.id = np.empty(len(at), np.uint64)
+        _native.parse_ids(data, at, plan.id, *place, batch.id)
+    return batch, at, bad, tally
 
 
 def _settle(plan: Plan, batch: Batch, at: Array, bad: Array, tally: Array) -> tuple[Batch, Array, Array, Array]:

@@ -62,14 +62,15 @@ def told(found: dict[str, Any]) -> list[str]:
         ("model", f"{config.get('model', {}).get('kind', '?')}, {_task(meta)}"),
         ("size", f"{sum(part['size_bytes'] for part in found['parts']):,} bytes in {len(found['parts'])} parts"),
     )]
-    own = [(path, block) for path, block in found["blocks"].items() if not path.startswith("meter/")]
-    meters = [block["size_bytes"] for path, block in found["blocks"].items() if path.startswith("meter/")]
+    own = [(path, block) for path, block in found["blocks"].items() if not path.startswith(("meter/", "time/"))]
     wide = max((len(path) for path, _ in own), default=0)
     lines.append("blocks")
     lines += [f"  {path:{wide}}  {block['dtype']} {tuple(block['shape'])}  {block['size_bytes']:,} bytes"
               + "".join(f"  {name}" for name, _ in block["columns"]) for path, block in own]
-    if meters:
-        lines.append(f"  {'meter/*':{wide}}  {len(meters)} blocks of scores  {sum(meters):,} bytes")
+    for head, what in (("meter/", "scores"), ("time/", "ids, held rows, windows")):
+        sizes = [block["size_bytes"] for path, block in found["blocks"].items() if path.startswith(head)]
+        if sizes:
+            lines.append(f"  {head + '*':{wide}}  {len(sizes)} blocks of {what}  {sum(sizes):,} bytes")
     return lines + [f"problem      {problem}" for problem in found["problems"]] + ["(--json gives everything)"]
 
 

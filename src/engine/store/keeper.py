@@ -155,6 +155,15 @@ class Copy:
                 found[record.version] = record.state_hash
         return found
 
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What the newest step says of itself."""
+        head = max(self.heads.values(), key=lambda head: head.version, default=None)
+        newest = self._records[-1] if self._records else None
+        if newest is not None and (head is None or newest.version > head.version):
+            return newest.meta
+        return {} if head is None else head.meta
+
     def state_at(self, version: int, others: list[Path] | None = None) -> tuple[State, dict[str, Any]]:
         """The shard's blocks and meta as of step `version`; FrameError or StoreError where damage leaves no way.
 

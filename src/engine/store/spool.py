@@ -39,8 +39,7 @@ PROBE, PAYS = 64, 0.8  # a record in 64 is tried; coded where it is a fifth smal
 def columns(batch: Batch) -> list[dict[str, Any]]:
     """The arrays of a batch in groups of equal length: what every row has, then the entries of sparse rows."""
     rows: dict[str, Any] = {"y": batch.y}
-    if batch.weight is not None:
-        rows["weight"] = batch.weight
+    rows |= {name: value for name in ("weight", "time", "id") if (value := getattr(batch, name)) is not None}
     if batch.x is not None:
         return [{**rows, "x": batch.x}]
     assert batch.indptr is not None
@@ -90,8 +89,8 @@ def unpack(data: memoryview) -> Batch:
         data = data[used:]
     y, count = found["y"], found.pop("count", None)
     indptr = None if count is None else np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    return Batch(y, np.arange(len(y), dtype=np.int64), np.full(len(y), np.nan, np.float32), x=found.get("x"), indptr=indptr,
-                 keys=found.get("keys"), values=found.get("values"), weight=found.get("weight"))
+    more = {name: found.get(name) for name in ("x", "keys", "values", "weight", "time", "id")}
+    return Batch(y, np.arange(len(y), dtype=np.int64), np.full(len(y), np.nan, np.float32), indptr=indptr, **more)
 
 
 def damage(data: memoryview) -> str:

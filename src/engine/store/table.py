@@ -97,6 +97,7 @@ class Table:
                                  [slabs[r] for r in near], place, self.init)
         self.mine = int(place[rank])
         self.near = {r: _native.Slab(slabs[r]) for r in near}
+        self.log: Callable[[], int] | None = None  # called at each clock (table.log)
         self._seq = 0
         self._seen = np.zeros(self.ranks, np.int64)  # last known clock of each rank
         self._row_bytes = (16 + 4 * self.width + 63) // 64 * 64
@@ -277,6 +278,8 @@ class Table:
         self.now += 1
         self.slab.clock(self.now)
         self._seen[self.rank] = self.now
+        if self.log is not None:
+            self.log()
         return self.now
 
     def clocks(self, stale: int | None = None) -> Array:

@@ -55,6 +55,9 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
                           fix="write it to a file first, or leave --supervise out")
     if config.fault.memory == "off":
         raise ConfigError("engine run --supervise: expected fault.memory auto or on, found off", fix="leave that setting out")
+    if config.time.column or config.time.id or config.time.window:
+        raise ConfigError("engine run --supervise: node memory holds no ids, held rows and windows, found settings of [time]",
+                          fix="engine run with --checkpoint and --every, and --resume after a loss")
     limits = Limits(config.fault.frozen, config.fault.hung)
     where = config.checkpoint.dir
     mend = args.on_loss == "shrink" and config.fault.inplace

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, resume
 from engine.cluster.recover import interval_s
 from engine.config import Config
 from engine.errors import EngineError
@@ -75,11 +75,11 @@ class Flush:
             record = Record(step, base, tuple(self._changes(shard)), {}, 0, 0, rank, size)
             ranges = {path: (split(rows[path], rank, size)[0] if path in rows else 0, rows.get(path, len(block.data)))
                       for path, block in shard.items()}
-            layout = {path: _layout(block) for path, block in jobs.views(job).items()}
+            layout = {path: _layout(block) for path, block in resume.views(job).items()}
             work = partial(store.save_delta, folder, record, ranges, layout)
         else:
             self._since, base = 0, -1
-            state, parts = _share(jobs.views(job), rank, size)
+            state, parts = _share(resume.views(job), rank, size)
             work = partial(store.save_part, folder, step, rank, size, state, parts)
         self._base = base
         self._dirty = {}

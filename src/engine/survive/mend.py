@@ -22,7 +22,7 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
 from engine.source.live import Live
-from engine.survive import protect
+from engine.survive import apart, canary, protect
 from engine.types import Link, Source
 
 
@@ -56,8 +56,10 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
     """The job, with the ranks that are left; raises `error` where it is no death or nothing can be done in place."""
     from engine.comm import repair
 
-    if shield is None or job.link.size == 1 or not repair.lost(error) or not repair.mode_cached():
+    if shield is None or job.link.size == 1 or not repair.mode_cached() or not _lost(error, shield):
         raise error
+    if isinstance(shield, apart.Apart):
+        return _apart(job, shield, means)
     plan, _ = plans.recovery(plans.TIERS[:1], time.monotonic())
     dead = len(shield.pulse.lost)
     try:
@@ -79,7 +81,7 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
         plan = _passed(_passed(plan))
         sync.same(link, (fresh.clock.step, fresh.clock.rows, guarded.whole_digest(fresh)), "the recovered state")
         plan = _passed(plan)
-        protect.check_canary(before, fresh)
+        canary.check_canary(before, fresh)
         plan = _passed(plan)
     except Exception as problem:
         plan, _ = plans.advance(plan, plans.Failed(time.monotonic(), str(problem)))
@@ -92,6 +94,39 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
     means.diary.event("recovery", fresh.clock.rows, tier="in place", step=fresh.clock.step, ranks=link.size, spent=spent)
     protect.audit("recovery", tier="in place", step=fresh.clock.step, ranks=link.size, spent=spent, rank=link.rank)
     return fresh, guarded
+
+
+def _lost(error: Exception, shield: protect.Protection) -> bool:
+    """Whether a rank has died; MPI may say it in its own way, before the heart is missed (a copy from memory that is gone)."""
+    from engine.comm import repair
+
+    until = time.monotonic() + 1.0
+    while type(error).__module__.startswith("mpi4py") and not shield.pulse.lost and time.monotonic() < until:
+        time.sleep(0.005)
+    return repair.lost(error) or (type(error).__module__.startswith("mpi4py") and bool(shield.pulse.lost))
+
+
+def _apart(job: loop.Job, shield: apart.Apart, means: Means) -> tuple[loop.Job, protect.Protection]:
+    """The same job over the survivors: they learn on while what the dead held is read (asynchronous mode)."""
+    from engine.comm import repair
+
+    began = time.monotonic()
+    try:
+        with means.guard.watch("recovery in place"):
+            comm = repair.survivors(job.link, least=len(shield.pulse.lost), timeout_s=2.0)
+            link = jobs.connect(comm, timeout_s=min(5.0, means.config.loop.stall_timeout), watch=means.guard.watch)
+            dead = shield.regroup(link)
+    except Exception as problem:
+        raise PeerError(f"recovery in place failed: {problem}", fix="the supervisor starts the run again") from problem
+    spent_s = time.monotonic() - began
+    means.guard.rank = link.rank
+    means.diary.move(link)
+    link.timeout_s = means.config.loop.stall_timeout  # type: ignore[attr-defined]
+    means.diary.note(f"in place: {len(dead)} lost, {link.size} ranks learn on after {1e3 * spent_s:.0f} ms; what the dead held "
+                     "is read meanwhile")
+    means.diary.event("recovery", job.clock.rows, tier="in place", ranks=link.size, spent={"isolate": round(spent_s, 4)})
+    protect.audit("regrouped", rank=link.rank, ranks=link.size, dead=dead, spent={"isolate": round(spent_s, 4)})
+    return job, shield
 
 
 def _passed(plan: plans.Recovery) -> plans.Recovery:

@@ -16,15 +16,14 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine import job as jobs
-from engine import loop
+from engine import loop, resume
 from engine.cluster.health import Limits
 from engine.cluster.recover import Choice, Held, choose, guards
 from engine.config import Config
@@ -38,16 +37,16 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record, decode_record
+from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
 from engine.survive.ring import Ring
-from engine.types import Array, Batch, Block, Link, Schema, State
+from engine.types import Array, Block, Link, Schema, State
 
 DIGEST_ROWS = 1 << 15
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
-CANARY_ROWS, CANARY_SEED = 16, 7
 
 
 def run_id(config: Config) -> str:
@@ -65,8 +64,12 @@ _lives: list[str] = []  # one entry a start of protection in this process: the s
 
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
+    from engine.survive.apart import Apart
+
+    # In asynchronous mode each rank commits for itself, as long as there are several.
+    made: type[Protection] = Apart if config.exchange.mode == "asp" and link.size > 1 else Protection
     if _lives:
-        return Protection(config, link, home(config.fault.folder) / _lives[0])
+        return made(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
     if not name:
         return None
@@ -77,7 +80,7 @@ def start(config: Config, link: Link) -> Protection | None:
     if anew and not link.rank:
         shutil.rmtree(root, ignore_errors=True)  # of another life: this one starts anew
     link.barrier(name="node memory")
-    return Protection(config, link, root)
+    return made(config, link, root)
 
 
 class Incomplete(StoreError):
@@ -152,12 +155,18 @@ class Protection:
         began = time.monotonic()
         mine = [Copy(path) for path in self._found()]
         held = [Held(f"{self.host}:{copy.folder}", copy.epoch, copy.shard, copy.shards,
-                     copy.folder.name.partition("-")[0], copy.versions) for copy in mine if copy.versions]
+                     copy.folder.name.partition("-")[0], copy.versions, tuple(copy.meta.get("apart", {}).get("members", ())))
+                for copy in mine if copy.versions]
         self.notes += [problem for copy in mine for problem in copy.problems]
         by_rank = _all(self.link, held, "copies in memory")
         known = [copy for part in by_rank for copy in part]
         holder = [rank for rank, part in enumerate(by_rank) for _ in part]
         surveyed = time.monotonic()
+        if any(copy.members for copy in known):
+            from engine.survive.apart import recalled
+
+            meta = recalled(self, job, schema, known, holder, mine)
+            return self._recovered(meta, meta["clock"][0], began, surveyed)
         below: tuple[int, int] | None = None
         while True:
             choice = choose(known, below=below)
@@ -172,14 +181,17 @@ class Protection:
             below = (choice.epoch, choice.version)
             self.notes.append(f"step {choice.version} of epoch {choice.epoch} is damaged in every copy: an older step is taken")
         state, meta = _assembled(parts, choice.shards)
-        check_match(meta, jobs.matching(self.config, schema), str(self.root))
-        jobs.adopt(job, state, meta)
+        check_match(meta, resume.matching(self.config, schema), str(self.root))
+        resume.adopt(job, state, meta)
         check_canary(meta, job)
+        return self._recovered(meta, choice.version, began, surveyed)
+
+    def _recovered(self, meta: dict[str, Any], version: int, began: float, surveyed: float) -> dict[str, Any]:
         self._told = False
         if self.link.rank == 0:
-            audit("recovered", step=choice.version, epoch=self.epoch, rows=meta["clock"][1])
+            audit("recovered", step=version, epoch=self.epoch, rows=meta["clock"][1])
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
-        return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": choice.version}
+        return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": version}
 
     def _found(self) -> list[Path]:
         """Copies in the memory of this host that this rank looks at: those of its turn."""
@@ -235,7 +247,7 @@ class Protection:
         hinted = getattr(job.team.models[0], "changed", None) is not None and job.shared
         self._seen = {path: Block(np.array(block.data), block.columns) for path, block in state.items()
                       if not (hinted and path == "model/linear")}
-        meta = json.loads(json.dumps(jobs.about(job, self.config, schema))) | self._meta(job)
+        meta = json.loads(json.dumps(resume.about(job, self.config, schema))) | self._meta(job)
         step = job.clock.step
         self._digest = step & DIGEST
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
@@ -285,8 +297,8 @@ class Protection:
     def save(self, job: loop.Job) -> bool:
         """Begins a checkpoint beside the running job; False where the last one is still being written."""
         assert self.flush is not None
-        meta = jobs.about(job, self.config, self.flush.schema) | {
-            "position": jobs.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
+        meta = resume.about(job, self.config, self.flush.schema) | {
+            "position": resume.position(job), "clock": [job.clock.step, job.clock.rows], "label": job.label}
         return self.flush.begin(job, self._shard(job), self._rows, meta)
 
     def settle(self, job: loop.Job) -> list[str]:
@@ -331,7 +343,7 @@ class Protection:
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
         digest = 0
-        for path, block in sorted(jobs.views(job).items()):
+        for path, block in sorted(resume.views(job).items()):
             if not path.startswith(PER_RANK):
                 digest = _native.crc32c(path.encode(), digest)
                 data = block.data if block.data.ndim else block.data[None]
@@ -374,7 +386,7 @@ class Protection:
         """This rank's share of the job's state, views where the model gives them; notes the shapes of wide blocks."""
         mine: State = {}
         self._wide = {}
-        for path, block in jobs.views(job).items():
+        for path, block in resume.views(job).items():
             data = block.data if block.data.ndim else block.data[None]
             if data.ndim > 1 and data.nbytes > WIDE_BYTES * len(data):
                 self._wide[path] = list(data.shape)
@@ -398,17 +410,22 @@ class Protection:
                 rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - np.uint32(low)
                 found.append(Change(path, rows, taken(data, rows), len(data), block.columns))
                 continue
-            old = self._seen.get(path)
-            if old is None or old.data.shape != data.shape or old.data.dtype != data.dtype:
-                self._seen[path] = Block(np.array(data), block.columns)
-                found.append(Change(path, None, self._seen[path].data.copy(), len(data), block.columns))
-                continue
-            rows = differing(old.data, data)
-            if len(rows):
-                fresh = np.ascontiguousarray(data[rows])
-                old.data[rows] = fresh
-                found.append(Change(path, rows, fresh, len(data), block.columns))
+            change = self._compared(path, block)
+            found += [] if change is None else [change]
         return found
+
+    def _compared(self, path: str, block: Block) -> Change | None:
+        """Rows of a block that differ from when it was last looked at."""
+        data, old = block.data, self._seen.get(path)
+        if old is None or old.data.shape != data.shape or old.data.dtype != data.dtype:
+            self._seen[path] = Block(np.array(data), block.columns)
+            return Change(path, None, self._seen[path].data.copy(), len(data), block.columns)
+        rows = differing(old.data, data)
+        if not len(rows):
+            return None
+        fresh = np.ascontiguousarray(data[rows])
+        old.data[rows] = fresh
+        return Change(path, rows, fresh, len(data), block.columns)
 
     def _meta(self, job: loop.Job) -> dict[str, Any]:
         """Cursors and clock of this step, in the same record as its rows."""
@@ -421,34 +438,6 @@ class Protection:
         elif hasattr(stream, "position"):
             meta["position"] = stream.position.dump()
         return meta | {"shapes": self._wide, "canary": canary(job)}
-
-
-def canary(job: loop.Job) -> int:
-    """A checksum of the model's predictions for the same sixteen made-up rows at every step."""
-    model = job.team.models[0]
-    width = int(getattr(model, "options", {}).get("width", 0))
-    if not width:
-        return 0
-    try:
-        return int(_native.crc32c(np.ascontiguousarray(model.predict(_canary_rows(width)))))
-    except EngineError:
-        return 0  # a model of dense rows only
-
-
-@cache
-def _canary_rows(width: int) -> Batch:
-    rng = np.random.Generator(np.random.Philox(CANARY_SEED))
-    none = np.zeros(CANARY_ROWS, np.float32)
-    indptr = np.arange(0, 4 * CANARY_ROWS + 1, 4)
-    keys = np.sort(rng.integers(0, width, (CANARY_ROWS, 4)), axis=1).astype(np.uint32).ravel()
-    return Batch(none, np.arange(CANARY_ROWS), none, indptr=indptr, keys=keys, values=rng.random(len(keys)).astype(np.float32))
-
-
-def check_canary(meta: Mapping[str, Any], job: loop.Job) -> None:
-    """PeerError where the recovered model does not predict what it predicted when the step was committed."""
-    if meta.get("canary", 0) != (found := canary(job)):
-        raise PeerError(f"the canary rows are predicted otherwise than before: {found:08x}, expected {meta['canary']:08x}",
-                        fix="start again from the last checkpoint")
 
 
 def audit(event: str, **more: Any) -> None:

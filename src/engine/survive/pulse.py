@@ -25,7 +25,7 @@ from engine.errors import PeerError
 from engine.store.atomic import refused
 from engine.types import Array
 
-PID, BORN, BEAT, STEP, EPOCH, DONE = range(6)
+PID, BORN, BEAT, STEP, EPOCH, DONE, ROWS = range(7)
 LINE = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
@@ -48,9 +48,9 @@ class Pulse:
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self._thread.start()
 
-    def step(self, number: int) -> None:
-        """This rank has committed step `number`; PeerError where a newer epoch has taken over."""
-        self._line[STEP] = number
+    def step(self, number: int, rows: int = 0) -> None:
+        """This rank has committed step `number`, its own `rows` rows; PeerError where a newer epoch has taken over."""
+        self._line[STEP], self._line[ROWS] = number, rows
         if int(self._fence[0, 0]) > self.epoch:
             raise PeerError(f"rank {self.rank} of epoch {self.epoch} is fenced: epoch {int(self._fence[0, 0])} has taken over",
                             fix="none: the newer run goes on")
@@ -58,6 +58,12 @@ class Pulse:
     def why(self) -> str:
         """What a wait must know: which neighbours are gone, or ""."""
         return f"rank {', '.join(map(str, sorted(self.lost)))} died" if self.lost else ""
+
+    def excuse(self, ranks: Collection[int]) -> None:
+        """These have died and the others go on without them: no wait is called off for them any more."""
+        for rank in ranks:
+            self.lines[rank, DONE] = 1
+        self.lost -= set(ranks)
 
     def done(self) -> None:
         """No longer looks or is looked at."""
@@ -72,7 +78,8 @@ class Pulse:
             watch, actions = look(watch, time.monotonic(), self._sights(), self.limits)
             for action in actions:
                 if isinstance(action, Lost):
-                    self.lost.add(action.rank)
+                    if not self.lines[action.rank, DONE]:
+                        self.lost.add(action.rank)
                 elif isinstance(action, Fence) and not self._ended.is_set():
                     self._told(f"rank {action.rank} is fenced by rank {self.rank}: {action.reason}")
                     kill(int(self.lines[action.rank, PID]), int(self.lines[action.rank, BORN]))

@@ -161,6 +161,8 @@ class Supervisor:
                 kill(int(lines[action.rank, PID]), int(lines[action.rank, BORN]))
                 if not self.plan.mend_s:
                     return f"rank {action.rank}: {action.reason}"
+        if self._lost_s and len(lines) > self._lost and lines[self._lost, DONE]:
+            self._lost_s = 0.0  # the others go on without it
         if self._lost_s and now - self._lost_s >= self.plan.mend_s:
             return f"rank {self._lost} died" + (" and the others did not go on" if self.plan.mend_s else "")
         return ""

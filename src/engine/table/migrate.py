@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from engine.codec.call import CONFLICT, OK, encode_call
+from engine.codec.call import CONFLICT, OK, STATUS, encode_call
 from engine.errors import PeerError, ShardError, StoreError
 from engine.kernels import _native
 from engine.shard import move
@@ -21,6 +21,8 @@ from engine.table.parcel import Parcels
 from engine.table.shards import Store
 from engine.types import Array
 
+LOCKS, HOLD_NS = 1024, 60 * 10**9  # lock lines of a slab; lease of a migration, whose end gives the locks back
+OK_TURN, WAITING_TURN = STATUS.index("ok"), STATUS.index("waiting")
 PROMISE_BYTES = (1 << 20) - 64
 UNDER_WAY = 4  # frames that the target has not yet acknowledged: what it unpacks, what travels, what is packed
 
@@ -46,12 +48,19 @@ class Mover:
         self.changes["epoch"] = (self.changes["epoch"] | 1) + 1
         self.frozen_s, self.closed = 0.0, False
         self.crc: int | None = None
-        self.parcels = Parcels(self.table, target, 0)
-        self._pack = pack
+        self.parcels, self.log, self._read = Parcels(self.table, target, 0), store.log, 0
+        self._pack, self.epoch = pack, epoch
+        self._tickets: list[tuple[int, int]] = []
         self.began_s = 0.0
 
     def steps(self, **options: float) -> Generator[str, None, move.Move]:
         """Advances one piece of work a time; yields the phase it is in."""
+        try:
+            return (yield from self._steps(**options))
+        finally:
+            self._release()
+
+    def _steps(self, **options: float) -> Generator[str, None, move.Move]:
         state, actions = move.begin(self.table.rank, self.target, tuple(self.slots.tolist()), **options)
         while actions:
             action, *rest = actions
@@ -85,11 +94,15 @@ class Mover:
                     return move.Reserved(self.table.free_rows(self.target), rows)
                 case move.Copy():
                     self._promise()
-                    self.table.watch(0)
+                    if self.log is None:
+                        self.table.watch(0)
+                    else:
+                        self._read = self.log.append()
                     sent = yield from self._sent(-1)
                     self.parcels.again()
                     return sent
                 case move.Catch():
+                    yield from self._locked()
                     return (yield from self._sent(0))
                 case move.Freeze():
                     return self._freeze()
@@ -106,6 +119,23 @@ class Mover:
             return move.Refused(error.message, dead=isinstance(error, PeerError) and "is dead" in error.message)
         return None
 
+    def _locked(self) -> Generator[str, None, None]:
+        """Takes the locks of the moving slots, in the order in which all do, so that nobody holds one across the flip."""
+        slab = self.table.slab
+        for line in np.unique(self.slots % LOCKS).tolist()[len(self._tickets) :]:
+            ticket = int(slab.ticket(line))
+            while (turn := slab.turn(line, ticket, self.epoch, time.monotonic_ns(), HOLD_NS)) == WAITING_TURN:
+                if not self.table.poll():
+                    time.sleep(1e-4)
+                yield "catchup"
+            self._tickets.append((line, ticket if turn == OK_TURN else -1))  # broken: of a membership that is over
+
+    def _release(self) -> None:
+        for line, ticket in reversed(self._tickets):
+            if ticket >= 0:
+                self.table.slab.release(line, ticket)
+        self._tickets.clear()
+
     def _count(self) -> int:
         """Rows that are to move."""
         return self.table.slab.count(self.table.node, self.wanted)
@@ -114,7 +144,7 @@ class Mover:
         began, size = time.monotonic(), self.parcels.size_bytes
         waited = 0.0
         under_way: deque[Any] = deque()
-        for rows in self.table.rows(self.wanted, dirty=dirty, batch_rows=self.table.block_rows):
+        for rows in self._changed() if dirty >= 0 else self.table.rows(self.wanted, batch_rows=self.table.block_rows):
             under_way.append(self.parcels.begin(rows))
             if len(under_way) > UNDER_WAY:
                 self.parcels.end(under_way.popleft())
@@ -126,6 +156,17 @@ class Mover:
             self.parcels.end(under_way.popleft())
         return move.Sent(self.parcels.size_bytes - size, time.monotonic() - began - waited)
 
+    def _changed(self) -> Iterator[Rows]:
+        """Moving rows changed since they were last sent: read from the table's log, where it keeps one."""
+        if self.log is None:
+            yield from self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows)
+            return
+        before, self._read = self._read, self.log.append()
+        for rows in self.log.since(max(before, self.log.journal.first)):  # compacted meanwhile: all rows, from where it begins
+            mine = self.wanted[self.ledger.slots(rows.keys)] != 0
+            if mine.any():
+                yield Rows(*(np.ascontiguousarray(field[mine]) for field in rows))
+
     def _freeze(self) -> move.Event:
         self.began_s = time.monotonic()
         self.closed = True
@@ -133,7 +174,7 @@ class Mover:
         self.table.quiet()
         size = self.parcels.size_bytes
         sent = []
-        for rows in self.table.rows(self.wanted, dirty=0, batch_rows=self.table.block_rows):
+        for rows in self._changed():
             sent.append(self.parcels.begin(rows))
         if self.target not in self.table.near or len(self.table.near) < self.table.ranks:
             recent = self._recent()
@@ -185,7 +226,9 @@ class Mover:
         self.table.slab.gate(False)
         self.closed = False
         self.frozen_s = time.monotonic() - self.began_s
-        self.table.watch(0, False)
+        self._release()
+        if self.log is None:
+            self.table.watch(0, False)
 
     def _tell(self) -> None:
         for rank in self.tell:

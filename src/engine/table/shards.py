@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from engine.kernels import _native
 from engine.shard.ledger import Ledger, bits_for
 from engine.store.table import Table, buckets_for
+from engine.table.log import Log, opened, restore
 from engine.types import Array, Link
 
 RANKS_A_NODE = 64
@@ -30,8 +31,22 @@ class Store:
     server: _native.Server
     node: Array
     held: list[Any] = field(default_factory=list)
+    log: Log | None = None
+
+    def keep(self, folder: Path | str | None = None, *, sync: bool = False) -> int:
+        """Collective: keeps a log (table/log.py) from here on, in memory or in `folder`, whose rows come back first; how many
+        rows were read here. `sync`: an append survives the machine, not the process alone."""
+        count = 0 if folder is None else restore(self.table, folder)
+        if isinstance(self.remote, service.Service):
+            self.remote.barrier("rows of the log")
+        self.log = opened(self.table, folder, sync=sync)
+        self.log.begin()
+        return count
 
     def close(self) -> None:
+        if self.log is not None:
+            self.log.append()
+            self.log.close()
         self.remote.close()
         for one in self.held:
             one.free()
