@@ -9,6 +9,7 @@ import numpy as np
 
 import bench.event  # noqa: F401  (its cases are of this bench)
 import bench.feeds  # noqa: F401
+import bench.moved  # noqa: F401
 import bench.text  # noqa: F401
 from bench.learn import folder
 from bench.peers import Peer, peer

@@ -18,7 +18,8 @@ class Data:
     `idle`: a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
     Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").  `rule` by rows: deal, hash, range (of column `key`),
     random, part, window (spans of `window`: "5000rows", or "60s" of the time in column `key`), user (the function that `user`
-    names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].
+    names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].  `codec`: how
+    rows change rank: plain, rows (coded), or auto, as the measured link has it.
     """
 
     source: str = ""
@@ -43,6 +44,7 @@ class Data:
     spool: str = ""
     spool_bytes: int = 1 << 30
     spool_keep: bool = False
+    codec: str = "auto"
     rule: str = "deal"
     key: str | None = None
     window: Every = None
@@ -345,7 +347,7 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.codec": ("auto", "plain", "rows"), "data.format": ("csv", "libsvm", "frames", "text"),
     "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),

@@ -23,7 +23,7 @@ from engine.errors import DataError
 from engine.source.feed import START, At, Feed, Lines, Portion, counters
 from engine.source.schema import Plan
 from engine.source.share import Held, moves, shares
-from engine.source.stream import empty, pack, unpack
+from engine.source.stream import Plain, Wire, empty
 from engine.types import Batch, Link, Schema, join
 
 SCHEMES = ("follow:", "tcp://", "unix://", "ring:", "kafka://")
@@ -113,6 +113,7 @@ class Live:
         self._sharing = share and link.size > 1 and source.reopen is not None and not source.dealt
         self._takes, self._taken = 0, dict[str, int]()
         self._open = True
+        self.wire: Wire = Plain()
         if not source.dealt:
             self._add(source.feeds(link.rank, link.size))
         elif link.rank == 0:
@@ -251,12 +252,11 @@ class Live:
         if table[0, 1]:
             self._open = False
             return None
-        parts = [np.empty(0, np.uint8)] * link.size
+        parts = list[Batch | None]([None] * link.size)
         if rows is not None and len(rows):
-            cuts = shares(len(rows), table[:, 0], k)
-            parts = [pack(rows.slice(a, b)) if b > a else parts[0] for a, b in pairwise(cuts)]
-        mine = link.alltoall(parts, name="rows to learners")[0]
-        return unpack(mine) if len(mine) else empty(self._source)
+            parts = [rows.slice(a, b) for a, b in pairwise(shares(len(rows), table[:, 0], k))]
+        mine = self.wire.move(link, parts, "rows to learners")
+        return mine[0] if mine else empty(self._source)
 
     def mark(self) -> dict[str, At]:
         """The cursor of every feed this rank reads, of the first row not yet taken."""
