@@ -122,8 +122,9 @@ def overhead(setting: Setting) -> Iterator[Row]:
               spread([a / b for a, b in pairs]), {"value": "<= 10"}, ours_us=mine, bytes=x.nbytes, pairs=len(pairs))
 
 
-def heated(setting: Setting, mode: str, ranks: int, bar: float | None) -> Iterator[Row]:
-    cells, steps = (512, 100) if setting.long else (384, 60)
+def heated(setting: Setting, mode: str, ranks: int, cells: int, bar: float | None) -> Iterator[Row]:
+    """heat.cpp on a grid of `cells` x `cells`, which learns a row for every 16 cells once in 20 steps of the solver."""
+    steps = max(5, 9_000_000 // cells**2) * (2 if setting.long else 1)
     with host(ROOT / "examples" / "heat.cpp") as program:
         def seconds(how: str) -> float:
             more = {"ENGINE_EMBED_FULL": "newest"}  # a solver that is faster than its learner drops rows, and never waits
@@ -135,21 +136,23 @@ def heated(setting: Setting, mode: str, ranks: int, bar: float | None) -> Iterat
     ratios = [a / b for a, b in pairs]
     cores = len(os.sched_getaffinity(0))
     yield row(f"heat.{mode}", mine, "s", "learning off", theirs, statistics.median(ratios), spread(ratios),
-              {"ratio": f"<= {bar}"} if bar else {}, ranks=ranks, cores=cores, cells=cells, steps=steps,
+              {"ratio": f"<= {bar}"} if bar else {}, ranks=ranks, cores=cores, cells=cells, steps=steps, step_ms=1e3 * theirs / steps, rows_a_step=cells**2 // 16,
               note="" if ranks < cores or mode == "sync" else "no idle core: the learning thread takes the solver's")
 
 
 @case("embed", "heat.async")
 def heat_async(setting: Setting) -> Iterator[Row]:
     """heat.cpp with a thread that learns, over heat.cpp that does not: one rank beside an idle core, then as many as cores."""
-    yield from heated(setting, "async", 1, 1.05)
-    yield from heated(setting, "async", 2, None)
+    for cells in (384, 1024):
+        yield from heated(setting, "async", 1, cells, 1.05)
+    yield from heated(setting, "async", 2, 1024, None)
 
 
 @case("embed", "heat.sync")
 def heat_sync(setting: Setting) -> Iterator[Row]:
-    yield from heated(setting, "sync", 1, 1.25)
-    yield from heated(setting, "sync", 2, 1.25)
+    for ranks in (1, 2):
+        for cells in (384, 1024):
+            yield from heated(setting, "sync", ranks, cells, 1.25)
 
 
 GRID, COARSE, SUBSTEPS = 128, 4, 20

@@ -1,5 +1,5 @@
 // Every native operation of the engine, once: a struct of function pointers per family, filled for one ISA.
-// Law of csrc: arrays in, arrays out. No Python, no MPI, no allocation, no throw, no threads outside bind/ and serve/.
+// Law of csrc: arrays in, arrays out. No Python, no MPI, no allocation, no throw, no threads outside bind/, serve/ and embed/ (the shim of hosts).
 #pragma once
 #include <cstddef>
 #include <cstdint>

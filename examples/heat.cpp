@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
     try {
         engine::Engine model(ENGINE_COMM(MPI_COMM_WORLD), std::string(mode == "async" ? "embed.asynchronous = true\n" : "") + R"(
             embed.width = 9
-            exchange = {every = 1024, merge = "average"}
+            exchange = {every = 65536, merge = "average"}
             model = {learner = "adagrad", rate = 0.1, scale = false}
             loop.threads = 1)");
         model.windows("window", now.cell.data(), ny + 2, nx + 2);

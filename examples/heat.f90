@@ -8,7 +8,7 @@ program heat
   integer, external :: heat_start
   integer, parameter :: cells = 128, coarse = 4, substeps = 20, pulses = 4, steps = 200
   character(*), parameter :: toml = "embed.width = 9" // new_line('a') // "loop.threads = 1" // new_line('a') // &
-    "exchange = {every = 1024, merge = 'average'}" // new_line('a') // &
+    "exchange = {every = 65536, merge = 'average'}" // new_line('a') // &
     "model = {learner = 'adagrad', rate = 0.1, scale = false}" // new_line('a')
   type(engine_type) :: model
   integer(c_int) :: comm, rank, size, rows, step, k

@@ -22,6 +22,7 @@ void bind_stats(py::module_&);
 void bind_delta(py::module_&);
 void bind_clean(py::module_&);
 void bind_text(py::module_&);
+void bind_gather(py::module_&);
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels; see engine.kernels for their definitions.";
@@ -37,6 +38,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_parse(m);
     bind_clean(m);
     bind_text(m);
+    bind_gather(m);
     bind_learn(m);
     bind_entropy(m);
     bind_quant(m);

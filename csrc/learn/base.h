@@ -71,10 +71,9 @@ INLINE std::uint32_t mark_of(const float* row) {
 }
 
 template <Learner L>
-INLINE void dot4(const Table& t, const Four& f, F4 x, F4& m, F4& q) {
-    const F4 w = f.column(t, 0);
+INLINE void dot4(F4 w, F4 s, F4 x, F4& m, F4& q) {
     if constexpr (L == Learner::nag) {
-        const F4 s = f.column(t, 1), a = magnitude(x), top = a > s ? a : s;
+        const F4 a = magnitude(x), top = a > s ? a : s;
         m = m + (a > s ? w * (s / a) : w) * x;
         const F4 z = top > 0 ? x / top : set(0);
         q = q + z * z;
@@ -82,6 +81,11 @@ INLINE void dot4(const Table& t, const Four& f, F4 x, F4& m, F4& q) {
         m = m + w * x;
         if constexpr (L == Learner::pa1 || L == Learner::pa2) q = q + x * x;
     }
+}
+
+template <Learner L>
+INLINE void dot4(const Table& t, const Four& f, F4 x, F4& m, F4& q) {
+    dot4<L>(f.column(t, 0), L == Learner::nag ? f.column(t, 1) : set(0), x, m, q);
 }
 
 INLINE void fetch_sides(const Table& t, const Track& track, const Four& f, int count) {

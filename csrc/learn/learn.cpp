@@ -1,4 +1,4 @@
-#include "learn/base.h"
+#include "learn/dense.h"
 #include "learn/merge.h"
 #include "learn/split.h"
 #include "learn/wide.h"
@@ -20,13 +20,16 @@ static auto choose(Learner l, A&&... a) {
 template <Learner L>
 struct Predict {
     static void run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, float* out) {
-        base::predict<L>(r, t, rows, s, out);
+        base::packs(t, rows, 0) ? base::predict_dense<L>(r, t, rows, s, out) : base::predict<L>(r, t, rows, s, out);
     }
 };
 template <Learner L>
 struct Learn {
     static std::size_t run(const Rule& r, const Table& t, const Rows& rows, const Scratch& s, Track* track, std::size_t i,
                            float* out, std::uint64_t* bad) {
+        if (base::packs(t, rows, i))
+            return track ? base::learn_dense<L, true>(r, t, rows, s, track, i, out, bad)
+                         : base::learn_dense<L, false>(r, t, rows, s, nullptr, i, out, bad);
         return track ? base::learn<L, true>(r, t, rows, s, track, i, out, bad)
                      : base::learn<L, false>(r, t, rows, s, nullptr, i, out, bad);
     }

@@ -191,6 +191,11 @@ struct Turn {
         const std::uint32_t ticket = call.op ? at[1] : take_ticket(line);
         status = turn(line, ticket, call.epoch, s.now_ns(), *lease);
         if (auto* mine = write<std::uint32_t>(1)) *mine = ticket;
+        const Ledger& l = node()->ledger;
+        if (status != Status::ok || at[0] >= l.room || l.rank(at[0]) == s.rank) return;
+        release(line, ticket);  // its slot has moved: the next in turn need not wait for the sender to find out
+        status = Status::moved;
+        if (!tell(l, at[0])) status = Status::broken;
     }
 
     void clock() {  // the clock, and how many rows there is room for

@@ -19,6 +19,7 @@ from engine import job as jobs
 from engine.comm import sync
 from engine.config import Config, resolve
 from engine.errors import ConfigError, DataError, EngineError
+from engine.kernels import _native
 from engine.session import Session
 from engine.source import foreign
 from engine.types import Array, Link
@@ -30,7 +31,6 @@ DTYPES = {code: np.dtype(name) for code, name in {
     10: "float32", 11: "float64"}.items()}
 UNAVAILABLE = 69
 FIX = 'eval "$(python -m engine embed --env)", with the python that has the engine installed'
-MOST_FEATURES = 128  # of rows that are copied feature by feature
 SWITCH_S = 5e-5  # the solver waits at most so long for a thread that learns to hand over the interpreter
 LATER = -1  # answer of `test` while there is something to learn
 
@@ -125,7 +125,7 @@ class Engine:
         except EngineError as error:
             session._stream.refuse(error)
             raise
-        session._stream.put(*rows)
+        session._stream.take(*rows, None, (self.arrays[x or ""][0], self.arrays[y or ""][0]))
 
     @coded
     def predict(self, x: str, out: str) -> None:
@@ -268,16 +268,9 @@ def flat(view: Array, shape: tuple[int, ...]) -> Array:
     """The array in another shape: a view where its layout allows, else copied once, to float32."""
     if view.flags.c_contiguous:
         return view.reshape(shape)
-    out = np.empty(view.shape, np.float32)
-    lead = view.ndim
-    while lead and prod(view.shape[lead:]) < shape[-1]:
-        lead -= 1
-    if len(shape) == 2 and shape[1] <= MOST_FEATURES < shape[0]:  # feature by feature: long inner loops over windows
-        for at in np.ndindex(view.shape[lead:]):
-            out[(..., *at)] = view[(..., *at)]
-    else:
-        np.copyto(out, view, casting="unsafe")
-    return out.reshape(shape)
+    out = np.empty(shape, np.float32)
+    _native.gather(view, out)
+    return out
 
 
 def opened(comm: int, toml: str | None) -> Engine:

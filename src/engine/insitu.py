@@ -10,6 +10,8 @@ whatever each has newest (a rank that has nothing new takes part without rows un
 """
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -86,7 +88,7 @@ class Stream:
     """
 
     def __init__(self, link: Link, learn: Learn, make: Callable[..., Batch], empty: Batch, *, capacity: int = 4,
-                 full: str = "wait", limit_s: float = 300.0) -> None:
+                 full: str = "wait", limit_s: float = 300.0, nice: int = 0) -> None:
         if capacity < 1 or full not in ("wait", "newest"):
             raise ConfigError(f"stream: expected capacity >= 1 and full 'wait' or 'newest', found {capacity} and {full!r}")
         self.link, self._learn, self._make, self._empty = link, learn, make, empty
@@ -96,16 +98,21 @@ class Stream:
         self._error: BaseException | None = None
         self._raised: BaseException | None = None
         self._broken = self._closed = self._behind = False
+        self._nice = nice
         self._thread = threading.Thread(target=self._run, name="engine learns", daemon=True)
         self._thread.start()
 
     def put(self, x: Any, y: Any, *, weight: Any = None) -> None:
         """Copies this rank's rows (perhaps none) into the queue. Wrong rows are an error here and on every rank."""
+        self.take(x, y, weight, (x, y, weight))
+
+    def take(self, x: Any, y: Any, weight: Any, theirs: tuple[Any, ...]) -> None:
+        """`put` of arrays of which only `theirs`, and views of them, may be overwritten by the caller."""
         self.check()
         if self._closed:
             raise ConfigError("put: the stream is closed", fix="make another with session.stream()")
         try:
-            rows = owned(self._make(x, y, weight), x, y, weight)
+            rows = owned(self._make(x, y, weight), *theirs)
         except Exception as error:
             self.refuse(error)
             raise
@@ -160,6 +167,7 @@ class Stream:
         return self.learned >= self.queue.place and self._settled
 
     def _run(self) -> None:
+        lower(self._nice)
         try:
             (self._every if self.queue.full == "wait" else self._newest)()
         except BaseException as error:
@@ -217,6 +225,13 @@ class Stream:
         with self.queue.gate:
             self.learned, self._settled = place, settled
             self.queue.gate.notify_all()
+
+
+def lower(nice: int) -> None:
+    """Makes this thread give way to others by `nice`, where the system has priorities of threads."""
+    if nice and sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def owned(batch: Batch, *sources: Any) -> Batch:

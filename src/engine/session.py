@@ -22,6 +22,8 @@ from engine.insitu import Guarded, Stream
 from engine.source.foreign import host
 from engine.types import Array, Batch, Link, Schema
 
+LOT = 1 << 16  # rows learned at once where a call has nobody to exchange with
+
 
 class Session:
     """A model that learns rows from every rank of `comm`, and is the same on all of them after each call.
@@ -49,6 +51,7 @@ class Session:
                                   fix="use exchange.split=rows and data.rule=deal, or one rank")
             self.events: list[dict[str, Any]] = []  # drifts, relearnings and what the gate kept back
             self._queue = _Queue()
+            self._blank = np.empty(0, np.float32)  # labels of rows to predict
             self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
             self._job.tactic = relearn.start(self.config, self._job, self.schema, note=self._happened)
         except BaseException:
@@ -81,9 +84,11 @@ class Session:
             self._stream.close()
         if not isinstance(self._job.team, Guarded):
             self._job.team = Guarded(self._job.team)  # type: ignore[assignment]
+        if hasattr(self.link, "relaxed"):
+            self.link.relaxed = True
         empty = Batch(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
         self._stream = Stream(self.link, self._learn, self._batch, empty, capacity=capacity, full=full,
-                              limit_s=self.config.loop.stall_timeout)
+                              limit_s=self.config.loop.stall_timeout, nice=self.config.embed.nice)
         return self._stream
 
     def _drain(self) -> None:
@@ -102,20 +107,28 @@ class Session:
         sync.vote(self.link, [0], error, name="partial_fit")
         job = self._job
         self._queue.rows = batch
+        k = max(job.k, LOT) if self._whole else job.k * len(job.team.models)
         while True:
-            rows = self._queue.take(job.k * len(job.team.models))
+            rows = self._queue.take(k)
             if rows is not None:
-                rows.order += job.clock.rows
+                rows.order = job.clock.rows + np.arange(len(rows))
             tick = loop.step(job, rows)
             job.clock, _ = loop.advance(job.clock, tick, Rules())
             if not tick.left:
                 return
 
+    @property
+    def _whole(self) -> bool:
+        """Whether a call is one step: one worker, which learns row by row, and no thread that wants the model meanwhile."""
+        job, model = self._job, self.config.model
+        return not job.shared and job.tactic is None and self._stream is None and model.kind == "linear" and not model.batch
+
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
         x = x if self.schema.sparse else host(x)
-        none = np.full(x.shape[0], np.nan, np.float32)
-        batch, stage = self._batch(x, none, None), self._job.stage
+        if len(self._blank) != x.shape[0]:
+            self._blank = np.full(x.shape[0], np.nan, np.float32)
+        batch, stage = self._batch(x, self._blank, None), self._job.stage
         with getattr(self._job.team, "lock", nullcontext()):
             return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 

@@ -129,3 +129,60 @@ def test_rows_outside_the_block_are_refused():
         learner.learn(out, y, x=np.zeros((1, 5), np.float32))
     with pytest.raises(TypeError):
         learner.learn(out.astype(np.float64), y, None, indptr, np.array([1], np.uint32))
+
+
+def dense_case(seed, width, count, odd):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(count, width)).astype(np.float32), rng.integers(-1, 2, count).astype(np.float32)
+    if odd and count and width:  # rows to be passed over: no label, no number, too large a number
+        for value in (np.nan, np.inf, -np.inf, np.float32(3e38)):
+            x[rng.integers(0, count), rng.integers(0, width)] = value
+        y[rng.integers(0, count, 3)] = np.nan, np.inf, np.nan
+    weight = rng.choice(np.float32([0, 0.5, 1, 3]), count) if seed % 2 else None
+    block = rng.normal(size=(width + 7, 4)).astype(np.float32)
+    block[:, 1:3] = np.abs(block[:, 1:3])
+    block[:, 3] = 0
+    return x, y, weight, block
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(PAIRS), st.sampled_from([0, 1, 3, 4, 5, 9, 40, 1025]), st.integers(0, 40),
+       st.booleans(), st.booleans(), st.booleans())
+def test_dense_rows_are_sparse_rows_that_name_every_key_bit_for_bit(seed, pair, width, count, odd, tracked, bias):
+    """Scores, weights, marks, the update and what is refused; in calls of many rows (dense.h), of few, and one by one."""
+    x, y, weight, start = dense_case(seed, width, count, odd)
+    rule = rule_of(*pair, bias=0.75 if bias else 0.0)
+    keys = np.arange(width, dtype=np.uint32)
+    ends, found = [0, count // 2, count], []
+    for kind in ("dense", "sparse"):
+        block, clock, scores, bad = start.copy(), np.zeros(2), np.zeros(count, np.float32), 0
+        learner = native(rule, block, clock, tracked=tracked)
+        before = np.zeros((2, count), np.float32)
+        for at, (low, high) in enumerate(itertools.pairwise(ends)):
+            n = high - low
+            rows = {"x": x[low:high]}
+            if kind == "sparse":
+                rows = {"indptr": np.arange(n + 1, dtype=np.int64) * width, "keys": np.tile(keys, n),
+                        "values": x[low:high].ravel()}
+            learner.predict(before[at, low:high], **rows)
+            bad += learner.learn(scores[low:high], y[low:high], None if weight is None else weight[low:high], **rows)
+        update = list(learner.update()) if tracked else []
+        for each in (scores, before, block, *update[1:]):  # a ruined model scores inf here and NaN there
+            each[~np.isfinite(each)] = np.nan
+        found.append([bad, *(part.tobytes() for part in (scores, before, block, clock, *update))])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("learner", ["sgd", "adagrad", "ftrl", "nag", "pa1"])
+def test_a_scaler_learns_the_same_row_by_row_and_at_once(learner):
+    x, y, _, _ = dense_case(5, 9, 60, odd=True)
+    found = []
+    for cuts in ([0, 60], range(61)):
+        block, scale, scores = np.zeros((10, 4), np.float32), np.zeros((9, 3)), np.empty(60, np.float32)
+        rule = rule_of(learner, "epsilon")
+        numbers = [rule[k] for k in ("rate", "power_t", "beta", "l1", "l2", "tau", "epsilon", "bias")]
+        whole = _native.Learner(block, np.zeros(2), scale, 1, "epsilon", learner, numbers, False, True, "owner")
+        for low, high in itertools.pairwise(cuts):
+            whole.learn(scores[low:high], y[low:high], x=x[low:high])
+        found.append((block.tobytes(), scale.tobytes(), scores.tobytes(), whole.update()[1].tobytes()))
+    assert found[0] == found[1]

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine.errors import ConfigError, PeerError, ShardError
 from engine.shard.guard import BROKEN, OK, WAITING, Copies, Guard, Optimistic, Pessimistic, Replicated, backups_of
+from engine.table.migrate import Mover
 from engine.table.shards import open_group
 
 
@@ -148,6 +149,59 @@ def test_a_lock_whose_holder_died_is_passed_on_after_its_lease():
     holding.__exit__(None, None, None)
     assert dead.breaks == 1
     assert stores[0].table.get(key)[0, 0] == 1
+
+
+def test_a_migration_waits_for_the_lock_of_its_slot_and_sends_who_waits_to_the_new_owner():
+    stores = open_group(3, width=1, rows=64)
+    key = np.array([int(np.flatnonzero(stores[0].ledger.route(np.arange(30, dtype=np.uint64)) == 1)[0])], np.uint64)
+    holder, waiter = Pessimistic(stores[0].table), Pessimistic(stores[2].table)
+    mover = Mover(stores[1], stores[1].ledger.slots(key), 2)
+    steps, seen, waited = mover.steps(), [], threading.Thread(target=waiter.update, args=(key, lambda rows: rows * 10))
+    with holder.held(key) as lock:
+        for _ in range(40):
+            seen.append(next(steps))
+        assert seen[-1] == "catchup"  # it stands in the queue of the lock
+        waited.start()
+        time.sleep(0.05)
+        assert (lock.update(lambda rows: rows + 1) == 1).all()  # the holder is not disturbed
+    assert list(steps)[-1] == "done"
+    waited.join(10)
+    assert not waited.is_alive() and holder.breaks == waiter.breaks == 0
+    for store in stores:
+        assert store.table.get(key)[0, 0] == 10
+    assert stores[2].ledger.one(int(key[0])) == 2
+    assert stores[1].table.slab.turn(0, stores[1].table.slab.ticket(0), 0, time.monotonic_ns(), 1) == OK  # given back
+
+
+def test_transactions_lose_nothing_while_their_slots_move_to_and_fro():
+    stores = open_group(3, width=1, rows=256)
+    keys, each, failed = np.arange(24, dtype=np.uint64), 60, []
+    done = np.zeros(3)
+
+    def work(rank):
+        draw, way = np.random.default_rng(rank), Pessimistic(stores[rank].table, lease_s=30)
+        try:
+            for _ in range(each):
+                way.update(draw.choice(keys, 3, replace=False), lambda rows: rows + 1)
+                done[rank] += 3
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    moves = 0
+    while any(thread.is_alive() for thread in threads) or moves < 4:
+        for source, target in ((2, 0), (0, 1), (1, 2)):
+            slots = stores[source].ledger.owned(source)
+            if len(slots):
+                mover = Mover(stores[source], slots[: 1 + len(slots) // 2], target, tell=range(3))
+                assert mover.run(short_s=0.1).phase == "done"
+                moves += 1
+    for thread in threads:
+        thread.join(30)
+    assert not failed, failed
+    assert stores[0].table.get(keys).sum() == done.sum() == 2 * 3 * each
 
 
 def test_a_change_of_membership_voids_locks_at_once():

@@ -74,6 +74,7 @@ class World:
         heads = self._comm.allgather(int(first[0]))
         order = {head: at for at, head in enumerate(dict.fromkeys(heads))}
         self.nodes: tuple[int, ...] = tuple(order[head] for head in heads)
+        self.relaxed = False  # waits sleep from the start: a thread waits, beside a program that needs the cores
         self._crowded = self.node_size > len(os.sched_getaffinity(0))
         self._bytes = self._mpi.BYTE
         self._step = 0
@@ -240,7 +241,7 @@ class World:
         with self._watch(name):
             began = time.monotonic()
             pause, longest = 2e-5, 5e-5 if size_bytes else 1e-3
-            spin_s = SPIN_S + size_bytes / SLOW_BYTES_S
+            spin_s = 0.0 if self.relaxed else SPIN_S + size_bytes / SLOW_BYTES_S
             while not done():
                 waited = time.monotonic() - began
                 if waited > self.timeout_s:

@@ -3,9 +3,11 @@
     plain        each row as it stands (linearizable a row); rows of one read may be of different moments
     optimistic   the rows of a transaction are of one moment, or it is tried again: it commits only if none of the rows it
                  read has changed. Rows of one owner: one step at the owner. Of several (`wide`): under the slots' locks,
-                 taken in slot order, checked, written, released
-    pessimistic  rows are locked first, in slot order, first come first served; a lock is leased, so that a holder who dies
-                 does not keep it: past the lease, or after the membership's epoch changed, it is passed over
+                 checked, written, released
+    pessimistic  rows are locked first, in one order for all, first come first served; a lock is leased, so that a holder who
+                 dies does not keep it: past the lease, or after the membership's epoch changed, it is passed over. A migration
+                 queues for the locks of its slots as anybody does: none is held while its slot changes hands, and who waited
+                 is sent to the new owner
     replicated   an acknowledged update is at the owner and at its backups: all (sync), one (semi) or none yet (async);
                  reads go to the owner
     Copies       hot rows read here, at most `staleness` clocks old, and written once a clock
@@ -108,11 +110,13 @@ class Pessimistic:
         keys = np.unique(np.asarray(keys, np.uint64))
         tickets: list[tuple[int, int, int]] = []
         try:
-            for slot in np.unique(self.table.ledger.slots(keys)).tolist():
+            slots = np.unique(self.table.ledger.slots(keys)).tolist()
+            for slot in sorted(slots, key=lambda slot: (self._line(slot), slot)):  # one order for all, migrations too
                 rank = int(self.table.ledger.owner[slot])
                 if any(self._line(slot) == self._line(s) and r == rank for r, s, _ in tickets):
                     continue  # two slots of one lock line
-                tickets.append((rank, slot, self._take(rank, slot)))
+                rank, ticket = self._take(slot)
+                tickets.append((rank, slot, ticket))
             yield Lock(self, keys, tickets)
         finally:
             for rank, slot, ticket in reversed(tickets):
@@ -127,23 +131,29 @@ class Pessimistic:
     def _line(slot: int) -> int:
         return slot % 1024
 
-    def _take(self, rank: int, slot: int) -> int:
-        near = self.table.near.get(rank)
-        if near is not None:
-            ticket = int(near.ticket(slot))
-            status = self._turn(rank, slot, ticket)
-        else:
-            status, ticket = self._far(rank, slot, 0, take=True)
+    def _take(self, slot: int) -> tuple[int, int]:
+        """(owner, ticket) of the lock, held; asked for anew at the new owner where the slot moved while it was waited for."""
         until, attempt = time.monotonic() + self.table.timeout_s, 0
-        while status == WAITING:
-            if time.monotonic() > until:
-                raise PeerError(f"rank {self.table.rank} waited {self.table.timeout_s:g} s for the lock of slot {slot} "
-                                f"at rank {rank}")
-            if not self.table.poll():
-                retry(attempt)
-                attempt += 1
-            status = self._turn(rank, slot, ticket)
-        return ticket if status == OK else self._take(rank, slot)
+        while True:
+            rank = int(self.table.ledger.owner[slot])
+            near = self.table.near.get(rank)
+            if near is not None:
+                ticket = int(near.ticket(slot))
+                status = self._turn(rank, slot, ticket)
+            else:
+                status, ticket = self._far(rank, slot, 0, take=True)
+            while status == WAITING:
+                if time.monotonic() > until:
+                    raise PeerError(f"rank {self.table.rank} waited {self.table.timeout_s:g} s for the lock of slot {slot} "
+                                    f"at rank {rank}")
+                if not self.table.poll():
+                    retry(attempt)
+                    attempt += 1
+                status = self._turn(rank, slot, ticket)
+            if status == OK and int(self.table.ledger.owner[slot]) == rank:
+                return rank, ticket
+            if status == OK:
+                self._release(rank, slot, ticket)
 
     def _turn(self, rank: int, slot: int, ticket: int) -> int:
         near = self.table.near.get(rank)
@@ -154,6 +164,8 @@ class Pessimistic:
     def _far(self, rank: int, slot: int, ticket: int, *, take: bool) -> tuple[int, int]:
         parts = [np.array([slot, ticket], np.uint32), np.array([self.lease_s * 1e9], np.uint64)]
         reply = self.table.ask(rank, "lock", parts, 1, op=int(not take), epoch=self.epoch)
+        if reply.status == MOVED:
+            self.table.node.learn(np.ascontiguousarray(reply.body[4 : 4 + self.table.ledger.change.itemsize]))
         return reply.status, int(reply.body[:4].view(np.uint32)[0])
 
     def _release(self, rank: int, slot: int, ticket: int) -> int:

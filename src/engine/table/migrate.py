@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.codec.call import CONFLICT, OK, encode_call
+from engine.codec.call import CONFLICT, OK, STATUS, encode_call
 from engine.errors import PeerError, ShardError, StoreError
 from engine.kernels import _native
 from engine.shard import move
@@ -21,6 +21,8 @@ from engine.table.parcel import Parcels
 from engine.table.shards import Store
 from engine.types import Array
 
+LOCKS, HOLD_NS = 1024, 60 * 10**9  # lock lines of a slab; lease of a migration, whose end gives the locks back
+OK_TURN, WAITING_TURN = STATUS.index("ok"), STATUS.index("waiting")
 PROMISE_BYTES = (1 << 20) - 64
 UNDER_WAY = 4  # frames that the target has not yet acknowledged: what it unpacks, what travels, what is packed
 
@@ -47,11 +49,18 @@ class Mover:
         self.frozen_s, self.closed = 0.0, False
         self.crc: int | None = None
         self.parcels, self.log, self._read = Parcels(self.table, target, 0), store.log, 0
-        self._pack = pack
+        self._pack, self.epoch = pack, epoch
+        self._tickets: list[tuple[int, int]] = []
         self.began_s = 0.0
 
     def steps(self, **options: float) -> Generator[str, None, move.Move]:
         """Advances one piece of work a time; yields the phase it is in."""
+        try:
+            return (yield from self._steps(**options))
+        finally:
+            self._release()
+
+    def _steps(self, **options: float) -> Generator[str, None, move.Move]:
         state, actions = move.begin(self.table.rank, self.target, tuple(self.slots.tolist()), **options)
         while actions:
             action, *rest = actions
@@ -93,6 +102,7 @@ class Mover:
                     self.parcels.again()
                     return sent
                 case move.Catch():
+                    yield from self._locked()
                     return (yield from self._sent(0))
                 case move.Freeze():
                     return self._freeze()
@@ -108,6 +118,23 @@ class Mover:
         except (PeerError, StoreError) as error:
             return move.Refused(error.message, dead=isinstance(error, PeerError) and "is dead" in error.message)
         return None
+
+    def _locked(self) -> Generator[str, None, None]:
+        """Takes the locks of the moving slots, in the order in which all do, so that nobody holds one across the flip."""
+        slab = self.table.slab
+        for line in np.unique(self.slots % LOCKS).tolist()[len(self._tickets) :]:
+            ticket = int(slab.ticket(line))
+            while (turn := slab.turn(line, ticket, self.epoch, time.monotonic_ns(), HOLD_NS)) == WAITING_TURN:
+                if not self.table.poll():
+                    time.sleep(1e-4)
+                yield "catchup"
+            self._tickets.append((line, ticket if turn == OK_TURN else -1))  # broken: of a membership that is over
+
+    def _release(self) -> None:
+        for line, ticket in reversed(self._tickets):
+            if ticket >= 0:
+                self.table.slab.release(line, ticket)
+        self._tickets.clear()
 
     def _count(self) -> int:
         """Rows that are to move."""
@@ -199,6 +226,7 @@ class Mover:
         self.table.slab.gate(False)
         self.closed = False
         self.frozen_s = time.monotonic() - self.began_s
+        self._release()
         if self.log is None:
             self.table.watch(0, False)
 
