@@ -18,7 +18,7 @@ from engine.codec.batch import Wire
 from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config
-from engine.errors import ConfigError, EngineError, StoreError
+from engine.errors import ConfigError, EngineError
 from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
@@ -230,10 +230,8 @@ def policy(config: Config) -> Policy:
 
 def loaded(directory: str) -> Model:
     """The model of the newest checkpoint in a directory, for predicting alone."""
-    found = store.latest(directory)
-    if found is None:
-        raise StoreError("no checkpoint found", where=directory, fix="give the directory that --checkpoint wrote")
-    model, stage, _ = restored(*store.load(found))
+    state, meta, _ = store.newest(directory)
+    model, stage, _ = restored(state, meta)
     if stage is not None:
         raise ConfigError("teacher: expected a model without stages of its own", where=directory)
     return model
@@ -296,8 +294,8 @@ def placed(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
-                    share=config.exchange.mode == "bsp")
+        at = position or streams.Position()
+        return Live(source, link, at.live, keep=config.checkpoint.keep, share=config.exchange.mode == "bsp", order=at.order)
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:

@@ -332,11 +332,7 @@ def finish(job: loop.Job, diary: Diary, more: dict[str, Any]) -> dict[str, Any]:
 
 def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     """Scores of every row of `config.data.source`, in order, as CSV lines `prediction[,score…]`; returns the rows."""
-    folder = Path(checkpoint)
-    found = store.open_checkpoint(folder) if (folder / "manifest.json").exists() else store.latest(folder)
-    if found is None:
-        raise StoreError("no checkpoint found", where=checkpoint, fix="give the directory that --checkpoint wrote")
-    state, meta = store.load(found)
+    state, meta, _ = store.newest(checkpoint)
     width, sparse, task = meta["schema"]
     learned = Config(**{name: type(getattr(config, name))(**values) for name, values in meta["config"].items()})
     learned.data.source, learned.data.labels = config.data.source, tuple(meta["labels"]) or learned.data.labels
