@@ -290,8 +290,8 @@ def placed(config: Config, link: Link, source: Source, position: streams.Positio
         grid.check("linear", (), False, True, isinstance(source, LiveSource), False)
         return grid.stream(grid.shape(config.data.rule, link.size, link.rank, source.schema), source, link, k, position)
     if isinstance(source, LiveSource):
-        return Live(source, link, None if position is None else position.live, keep=config.checkpoint.keep,
-                    share=config.exchange.mode == "bsp")
+        at = position or streams.Position()
+        return Live(source, link, at.live, keep=config.checkpoint.keep, share=config.exchange.mode == "bsp", order=at.order)
     if mine > 1 and getattr(source, "pure", False):
         source = Ahead(source, mine, link.size)
     if config.exchange.split == "keys" and link.size > 1:

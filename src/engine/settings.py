@@ -158,8 +158,8 @@ class Update:
 
     `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors (None = none; a forest's trees: adwin),
     `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
-    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
-    none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
+    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory,
+    disk, source, none).  `gate`: metric by which a relearned model, or one let out to `publish` (a folder), must not be worse.
     `delay`: rows after which the label of a row comes; it is scored before and learned then.
     """
 
@@ -355,7 +355,7 @@ CHOICES = {
     "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
+    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "disk", "source", "none"),
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
     "update.gate": ("accuracy", "logloss", "rmse", "mae"),
