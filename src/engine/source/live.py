@@ -90,12 +90,13 @@ def from_rows(rows: Any, schema: Schema, *, dealt: bool = False) -> LiveSource:
 class Live:
     """This rank's rows of a live source, step by step; the job's stream (see `loop.run`).
 
-    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not yet taken. `share`: every rank takes in
-    step with the others, so that feeds may move from ranks that fall behind. `busy_s()`: seconds this rank has learned.
+    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not taken; `order`: rows of the job before.
+    `share`: every rank takes in step with the others, so that feeds may move from ranks that fall behind. `busy_s()`: seconds
+    this rank has learned.
     """
 
     def __init__(self, source: LiveSource, link: Link, cursors: Mapping[str, Any] | None = None, *, wait_s: float = 0.001,
-                 keep: int = 2, share: bool = False) -> None:
+                 keep: int = 2, share: bool = False, order: int = 0) -> None:
         self._source, self._link, self._wait_s = source, link, wait_s
         self._known = self.began = {name: (str(at[0]), int(at[1])) for name, at in (cursors or {}).items()}
         self._feeds: list[Feed] = []
@@ -104,7 +105,7 @@ class Live:
         self._marked: deque[dict[str, At]] = deque()
         self._keep = keep
         self._dealing = source.dealt and link.size > 1
-        self._order, self._turn = link.rank, 0
+        self._order, self._turn = order + link.rank, 0
         self._looked_s = self._heard_s = time.monotonic()
         self.busy_s: Callable[[], float] = time.monotonic
         self._learned = np.zeros(2)  # rows and the seconds they took, older ones counting less
