@@ -26,7 +26,7 @@ import numpy as np
 from bench.launch import environment
 from bench.registry import Setting, case
 from bench.row import Row, row
-from bench.timing import paired, spread
+from bench.timing import spread
 
 POINTS = ("learned", "voted", "commit", "own", "kept", "torn", "advance", "seal")
 RANKS, ROWS = 3, 9600
@@ -74,7 +74,7 @@ def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[R
     """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after."""
     draw = random.Random(f"campaign {name}")
     kills = lost = doubled = exact = runs = 0
-    ends = time.monotonic() + max(setting.seconds * 5, 60)
+    ends = time.monotonic() + (3600 if setting.long else max(setting.seconds * 5, 60))
     with folder() as clean:
         code, _, said = small(clean)
         if code:
@@ -233,11 +233,10 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dict[str, Any], int]:
     """(state as found, state as left, rows scored) of a rank that goes on for some steps, or to the end."""
     from engine import job as jobs
-from engine import resume
-    from engine import loop
+    from engine import loop, resume
     from engine.config import resolve
-    from engine.survive.protect import Protection
     from engine.source.stream import Position
+    from engine.survive.protect import Protection
 
     config = resolve(overrides=["data.source=make:sea?rows=2560", "loop.threads=1", "exchange.every=16",
                                 "fault.ranks_per_node=1", "fault.frozen=60", "fault.seal=2000"], env={})
@@ -319,44 +318,6 @@ def corruption(setting: Setting) -> Iterator[Row]:
         tried, detected, repaired, silent = made
         yield row(name, tried, "harms", "none", bars={"silent": "<= 0", "detected": ">= 100", "repaired": ">= 99"},
                   detected=100 * detected / tried, repaired=100 * repaired / tried, silent=silent)
-
-
-@case("fault", "checkpoint.write")
-def write(setting: Setting) -> Iterator[Row]:
-    """A checkpoint written and synced, beside a file copied and synced by the system; then read back and verified."""
-    from engine.store import checkpoint as store
-    from engine.types import Block
-
-    size = (1 << 30) if setting.long else (1 << 28)
-    data = np.random.default_rng(2).standard_normal((size // 16, 4), np.float32)
-    state = {"m": Block(data)}
-    with folder() as place:
-        plain = place / "plain"
-        data.tofile(plain)
-
-        def ours() -> None:
-            store.commit(place / "ck", 1, [store.save_part(place / "ck", 1, 0, 1, state)], {})
-
-        def savez() -> None:
-            with open(place / "a.npz", "wb") as file:
-                np.savez(file, m=data)
-                os.fsync(file.fileno())
-
-        def copy() -> None:
-            with open(plain, "rb") as source, open(place / "copy", "wb") as target:
-                while part := source.read(2 << 20):
-                    target.write(part)
-                target.flush()
-                os.fsync(target.fileno())
-
-        for name, theirs in (("checkpoint.write", copy), ("checkpoint.write.savez", savez)):
-            pair = paired(ours, theirs, 3, setting.seconds, least_s=0)
-            yield row(name, size / pair.ours.median() / 1e9, "GB/s", theirs.__name__, size / pair.theirs.median() / 1e9,
-                      1 / pair.ratio(), pair.spread(), {"slower": "<= 1.1"} if theirs is copy else None, slower=pair.ratio())
-        pair = paired(lambda: store.load(store.open_checkpoint(store.step_dir(place / "ck", 1))),
-                      lambda: np.load(place / "a.npz")["m"], 3, setting.seconds, least_s=0)
-        yield row("checkpoint.read", size / pair.ours.median() / 1e9, "GB/s", "np.load of npz (crc32)",
-                  size / pair.theirs.median() / 1e9, 1 / pair.ratio(), pair.spread())
 
 
 @case("fault", "kill.async")

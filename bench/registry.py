@@ -16,7 +16,7 @@ from bench.timing import Timed, alone, paired
 
 LIMIT_S = 540.0  # a bench without `long` ends within 10 minutes
 BENCHES = ("learn", "codec", "delta", "rows", "kernels", "comm", "shard", "source", "fault", "embed")
-MORE = {"learn": ("model", "continual")}  # further modules with cases of a bench
+MORE = {"learn": ("model", "continual"), "fault": ("saved",)}  # further modules with cases of a bench
 
 
 class Missing(Exception):

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-import bench.feeds  # noqa: F401  (its cases are of this bench)
+import bench.event  # noqa: F401  (its cases are of this bench)
+import bench.feeds  # noqa: F401
+import bench.moved  # noqa: F401
 import bench.text  # noqa: F401
 from bench.learn import folder
 from bench.peers import Peer, peer

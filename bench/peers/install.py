@@ -10,7 +10,7 @@ HOME = ROOT / ".peers"
 PYTHON = HOME / "bin" / "python"
 # One install command each, so that one that fails leaves the others; torch is pinned to the CPU build that is measured.
 PACKAGES = ("numpy", "vowpalwabbit", "river", "scikit-learn", "torch==2.13.0", "blosc2", "zfec", "pyarrow", "xxhash",
-            "cffi", "--no-deps pypiquant", "pandas", "confluent-kafka")
+            "cffi", "--no-deps pypiquant", "pandas", "confluent-kafka", "safetensors")
 
 
 def pip(package: str) -> str | None:

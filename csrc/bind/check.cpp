@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "bind/array.h"
-#include "check/ops.h"
+#include "check/base.h"
 
 void bind_check(py::module_& m) {
     m.def("crc32c", [](const py::buffer& data, std::uint32_t seed, const std::string& isa) {
@@ -12,6 +12,7 @@ void bind_check(py::module_& m) {
         py::gil_scoped_release release;
         return ops.crc32c(static_cast<const std::uint8_t*>(info.ptr), size, seed);
     }, py::arg("data"), py::arg("seed") = 0, py::kw_only(), py::arg("isa") = "");
+    m.def("crc32c_join", &engine::check::base::join, py::arg("first"), py::arg("second"), py::arg("size"));
     m.def("hash64", [](const py::buffer& data, std::uint64_t first, const std::string& isa) {
         const auto info = data.request();
         need(PyBuffer_IsContiguous(info.view(), 'C'), "hash64: expected a C-contiguous buffer");

@@ -32,6 +32,26 @@ inline std::uint32_t crc32c(const std::uint8_t* data, std::size_t size, std::uin
     return ~c;
 }
 
+// a * b modulo the polynomial, bit-reversed: x^0 is the highest bit.
+inline std::uint32_t times(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t out = 0;
+    for (std::uint32_t bit = 1u << 31; bit; bit >>= 1) {
+        if (a & bit) out ^= b;
+        b = b & 1 ? (b >> 1) ^ 0x82F63B78u : b >> 1;
+    }
+    return out;
+}
+
+// The sum of bytes with sum `first` and then `size` bytes with sum `second`: first * x^(8 size) + second.
+inline std::uint32_t join(std::uint32_t first, std::uint32_t second, std::uint64_t size) {
+    std::uint32_t shift = 1u << 31, square = 1u << 23;  // x^0, x^8
+    for (; size; size >>= 1) {
+        if (size & 1) shift = times(shift, square);
+        square = times(square, square);
+    }
+    return times(first, shift) ^ second;
+}
+
 inline constexpr std::uint64_t odd = 0x9E3779B97F4A7C15ull;
 
 // lo * hi + v of the halves of v: (lo + 2^32)(hi + 1) but for a constant, so no change within one half of a word is lost.

@@ -129,10 +129,18 @@ def profile(args: argparse.Namespace, guard: Any) -> int:
 
     from engine.job import open_source, source_options
     from engine.source import profile as look
+    from engine.source.read import head
+    from engine.source.text import TextSource
 
     config = configured(args)
     options = source_options(replace(config, data=replace(config.data, on_bad_rows="skip", missing="nan")))
-    found = look.profile(open_source(config.data.source, **options), args.rows)
+    source = open_source(config.data.source, **options)
+    names = ("", "")
+    if isinstance(source, TextSource) and source.plan.format == "csv" and source.paths[0] != "-":
+        names = look.marks(source.plan, head(source.paths[0]))
+        if any(names) and not (config.time.column or config.time.id):  # neither is a feature
+            source = open_source(config.data.source, **options | {"event": (*names, "auto")})
+    found = look.profile(source, args.rows) | {name: value for name, value in zip(("time", "id"), names, strict=True) if value}
     print(json.dumps(found) if args.json else look.table(found))
     if args.output:
         with open(args.output, "x") as file:

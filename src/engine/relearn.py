@@ -6,14 +6,16 @@ then do together is collective: a relearning is a job of its own, over the rows 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from engine import loop, resume
+from engine.comm import sync
 from engine.errors import ConfigError, DataError
+from engine.store import held
 from engine.types import Array, Batch, Block, Model, State, join
 from engine.update import drift
 from engine.update import strategy as plans
@@ -47,7 +49,8 @@ class Relearn:
     auto: tuple[tuple[float, float], plans.Wish] | None = None
     expected: float = 0.0
     save: Callable[[loop.Job], None] | None = None
-    held: list[tuple[int, Batch]] = field(default_factory=list)  # rows of all ranks before the step, and this rank's of it
+    held: held.Memory | held.Disk = field(default_factory=held.Memory)
+    ranks: tuple[int, int] = (0, 1)  # this one, and how many
     since: int = 0        # rows (all ranks) at the last relearning
     seconds: float = 0.0  # spent relearning
     count: int = 0
@@ -56,7 +59,6 @@ class Relearn:
     publish_every: int = 1000
     delay: int = 0  # rows after which a label comes
     ends: bool = True  # whether a step without rows to come is the end
-    _lost: bool = False  # rows held before a checkpoint are gone
     _out: int = 0
     _waiting: list[Batch] = field(default_factory=list)
     _live: Model | None = None
@@ -82,8 +84,8 @@ class Relearn:
             rows, scores = job.team.learn(rows, job.k)
         else:
             scores = job.team.models[0].predict(rows)
-        if self.spool == "memory" and self.keeps:
-            self.held.append((job.clock.rows, rows))
+        if self.spool in ("memory", "disk") and self.keeps:
+            self.held.add(job.clock.rows, rows)
         self._errors = self._counted(scores, rows, job.meter.task)
         if self._meters is not None and self._live is not None:
             self._meters[0].add(scores, rows)
@@ -124,6 +126,7 @@ class Relearn:
 
     def heard(self, job: loop.Job, table: Array, total: int, left: bool) -> None:
         """After the exchange of a step: what is due. `table` `(ranks, 3)`: every rank's pledge; `total`: rows so far."""
+        self.held.settle(job.clock.rows)
         rows, errors, far = table.sum(axis=0).tolist()
         self._scale += (rows, far)
         if self.auto and total >= AUTO_ROWS:
@@ -141,17 +144,20 @@ class Relearn:
         self._trim(total)
 
     def state(self) -> State:
-        """What a run that goes on needs; rows held in memory are not in it: they are read again from the source."""
-        state = {"tactic/counts": Block(np.array([float(self.since), float(self._out), *self._scale]))}
+        """What a run that goes on needs, rows that wait for their labels too; those held for relearning stay where they are."""
+        state = held.packed(self.ranks[0], self._waiting) | self.held.state()
+        state |= {"tactic/counts": Block(np.array([float(self.since), float(self._out), *self._scale]))}
         if self.detector is not None:
             state["tactic/drift"] = Block(np.atleast_1d(self.detector.state()))
         return state
 
     def load(self, state: Mapping[str, Block]) -> None:
+        """Goes on from what `state` gave, on any number of ranks."""
+        self.held.load(state)
+        self._waiting = held.unpacked(state, *self.ranks)
         if "tactic/counts" in state:
             counts = state["tactic/counts"].data
             self.since, self._out, self._scale = int(counts[0]), int(counts[1]), counts[2:].copy()
-            self._lost = self.keeps != 0
         if self.detector is not None and "tactic/drift" in state:
             self.detector.load(state["tactic/drift"].data)
 
@@ -167,21 +173,21 @@ class Relearn:
 
     def _trim(self, total: int) -> None:
         """Forgets rows that nothing may ask for any more."""
-        keep = self.keeps
-        while keep >= 0 and self.held and self.held[0][0] < total - keep and self.held[0][1].order[-1] < total - keep:
-            self.held.pop(0)
+        if self.keeps >= 0:
+            self.held.trim(total - self.keeps)
 
     def _rows(self, job: loop.Job, total: int, window: int) -> Queue | Again:
         """This rank's rows of the last `window` (0 = all, -1 = since the last relearning), handed out step by step."""
         first = max(0, self.since if window == -1 else total - window if window else 0)
-        if self.spool == "memory" and not self._lost:
+        kept = self.spool in ("memory", "disk")
+        if kept and not sync.vote(job.link, [self.held.lost], None, name="rows held")[:, 0].any():
             if job.shared:  # whole steps, so that ranks begin together and a reading from the source gives the same
-                return Queue([rows for start, rows in self.held if start >= first], whole=True)
-            return Queue([rows for _, held in self.held if len(rows := _between(held, first, total))])
+                return Queue((rows for start, rows in self.held.since(first) if start >= first), whole=True)
+            return Queue(rows for _, step in self.held.since(first) if len(rows := _between(step, first, total)))
         if self.spool != "none" and self.again is not None:
             return Again(self.again(), job.stage, first, total, job.workers * job.k if job.shared else 0)
         raise DataError(f"strategy: rows {first} to {total} are needed again, and neither the source can be read twice "
-                        "nor are rows kept", fix="update.spool=memory")
+                        "nor are rows kept", fix="update.spool=disk keeps them over a resume, memory until the process ends")
 
     def _relearn(self, job: loop.Job, total: int, window: int, fresh: bool) -> None:
         """Learns the rows again on all ranks; the model that comes out replaces the live one where the gate lets it."""
@@ -246,7 +252,8 @@ class Relearn:
         assert self.auto is not None
         (limits, wish), self.auto = self.auto, None
         state = job.team.models[0].state()
-        size = self.held[0][1].x.shape[1] * 4 if self.held and self.held[0][1].x is not None else 200
+        first = next(iter(self.held.since()), None)
+        size = first[1].x.shape[1] * 4 if first is not None and first[1].x is not None else 200
         rate = total / max(job.counts.values.get("learn_s", 0.0) + job.counts.values.get("merge_s", 0.0), 1e-9)
         facts = plans.Facts(max(self.expected, 2.0 * total), sum(b.data.size for b in state.values()), float(size + 24), rate)
         name, wish, why = job.link.bcast(plans.choose(facts, limits, wish), name="strategy")
@@ -255,26 +262,26 @@ class Relearn:
 
 
 class Queue:
-    """Batches handed out in lots of k rows, or `whole`, one a step."""
+    """Batches handed out in lots of k rows, or `whole`, one a step; the next is asked for when the last has gone."""
 
-    def __init__(self, rows: list[Batch], whole: bool = False) -> None:
-        self._rows, self._at, self._row, self._whole = rows, 0, 0, whole
+    def __init__(self, rows: Iterable[Batch], whole: bool = False) -> None:
+        self._rows, self._row, self._whole = iter(rows), 0, whole
+        self._now = next(self._rows, None)
 
     def take(self, k: int) -> Batch | None:
         parts, need = [], k
-        while self.left and need > 0:
-            now = self._rows[self._at]
-            part = now if self._whole else now.slice(self._row, min(len(now), self._row + need))
+        while self._now is not None and need > 0:
+            part = self._now if self._whole else self._now.slice(self._row, min(len(self._now), self._row + need))
             self._row += len(part)
             need = 0 if self._whole else need - len(part)
-            if self._row >= len(now):
-                self._at, self._row = self._at + 1, 0
+            if self._row >= len(self._now):
+                self._now, self._row = next(self._rows, None), 0
             parts.append(part)
         return join(parts) if parts else None
 
     @property
     def left(self) -> bool:
-        return self._at < len(self._rows)
+        return self._now is not None
 
 
 class Again:
@@ -345,7 +352,8 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
     made = drift.make(u.drift) if watched else None
     if made and u.on_drift == "task" and not hasattr(job.team.models[0], "begin"):
         raise ConfigError(f"update.on_drift=task: a {config.model.kind} model knows no tasks", fix="update.on_drift=retrain")
-    twice = source is not None and not getattr(source, "streamed", lambda piece: False)(0)
+    once = getattr(source, "live", False) or getattr(source, "streamed", lambda piece: False)(0)
+    twice = source is not None and not once
 
     def again() -> Any:
         return jobs.stream(config, job.link, source, None)
@@ -353,11 +361,24 @@ def start(config: Any, job: loop.Job, schema: Any, source: Any = None,
     def save(job: loop.Job) -> None:
         resume.save(job, config, u.publish, schema)
 
+    spool, kept = _kept(config, job, twice)
     finest = recipe.every or u.delay or (jobs.interval(config) if made or u.strategy == "auto" else job.k)
     job.k = max(1, min(job.k, finest // job.workers))
     return Relearn(
         recipe, lambda tracked: jobs.build(config, inner, tracked=tracked), again if twice else None,
-        note or (lambda *a, **m: None), made, u.on_drift, u.window or 2000, u.gate or "", u.spool,
+        note or (lambda *a, **m: None), made, u.on_drift, u.window or 2000, u.gate or "", spool,
         (plans.budget(u.budget), wish) if u.strategy == "auto" else None,
         float(getattr(source, "pieces", 0) or 0) * float(getattr(source, "piece_rows", 0) or 0), save if u.publish else None,
-        publish_every=u.every, delay=u.delay, ends=source is not None)
+        publish_every=u.every, delay=u.delay, ends=source is not None, held=kept, ranks=(job.link.rank, job.link.size))
+
+
+def _kept(config: Any, job: loop.Job, twice: bool) -> tuple[str, held.Memory | held.Disk]:
+    """Where rows that may be asked for again are: on disk where that is asked for, or rows of a live source are spooled."""
+    spooled = config.update.spool == "memory" and config.data.spool and not twice
+    if config.update.spool != "disk" and not spooled:
+        return config.update.spool, held.Memory()
+    if not config.checkpoint.dir:
+        raise ConfigError("update.spool=disk: rows leave it when no checkpoint needs them, found no checkpoint.dir",
+                          fix="--checkpoint DIR, or update.spool=memory")
+    folder = config.data.spool or config.checkpoint.dir
+    return "disk", held.Disk(folder, job.link.rank, job.link.size, config.checkpoint.keep)

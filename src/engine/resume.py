@@ -45,7 +45,9 @@ def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         flat = data if data.ndim else data[None]
         state[path], ranges[path] = Block(flat), (0, len(flat), len(flat))
     if job.tactic is not None and job.tactic is not job.events:
-        state |= job.tactic.state()
+        more = job.tactic.state()
+        state |= more
+        ranges |= {path: (0, len(b.data), len(b.data)) for path, b in more.items() if path.startswith("tactic/own/")}
     for path, block in ({} if job.events is None else job.events.state()).items():
         state[path], ranges[path] = block, (0, len(block.data), len(block.data))
     for thread, model in enumerate(job.team.models):

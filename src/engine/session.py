@@ -111,7 +111,7 @@ class Session:
         while True:
             rows = self._queue.take(k)
             if rows is not None:
-                rows.order += job.clock.rows
+                rows.order = job.clock.rows + np.arange(len(rows))
             tick = loop.step(job, rows)
             job.clock, _ = loop.advance(job.clock, tick, Rules())
             if not tick.left:

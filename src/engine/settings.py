@@ -18,7 +18,9 @@ class Data:
     `idle`: a feed quiet for so many seconds has ended (0 = never); `spool`: folder for rows that cannot be asked for again.
     Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").  `rule` by rows: deal, hash, range (of column `key`),
     random, part, window (spans of `window`: "5000rows", or "60s" of the time in column `key`), user (the function that `user`
-    names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].
+    names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].  `codec`: how
+    rows change rank: plain, rows (coded), or auto, as the measured link has it.  `cache`: bytes of parsed rows that a
+    rank keeps on disk (in `cache_dir`) for reading the source again.
     """
 
     source: str = ""
@@ -43,6 +45,9 @@ class Data:
     spool: str = ""
     spool_bytes: int = 1 << 30
     spool_keep: bool = False
+    codec: str = "auto"
+    cache: int = 0
+    cache_dir: str = ""
     rule: str = "deal"
     key: str | None = None
     window: Every = None
@@ -156,8 +161,8 @@ class Update:
 
     `drift`: adwin, ddm, page-hinkley or kswin watches the prequential errors (None = none; a forest's trees: adwin),
     `on_drift` says what then: mark, task, reset, retrain.  `strategy`: docs/models.md; `budget` of auto ("60s,512MB"); rows
-    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory, source,
-    none).  `gate`: metric by which a relearned model, or one let out to the directory `publish`, must not be worse.
+    are relearned each `every` rows from the last `window` (0 = all) `epochs` times, out of the `spool` (memory,
+    disk, source, none).  `gate`: metric by which a relearned model, or one let out to `publish` (a folder), must not be worse.
     `delay`: rows after which the label of a row comes; it is scored before and learned then.
     """
 
@@ -185,8 +190,9 @@ class Exchange:
     (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
-    lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (as
-    wait and loss call for, within a loss of `budget`).  `damp`: an update computed a rounds ago counts (1 + a)^-damp.
+    lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (bound,
+    interval and steps as wait and loss call for, within a loss of `budget`, and news visible within `fresh` seconds, 0 = any).
+    `damp`: an update computed a rounds ago counts (1 + a)^-damp.
     With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
     `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
     (measured; `explain` logs why); `route` of dense: native (the MPI's own), ring, halving, doubling, tree, node.
@@ -205,6 +211,7 @@ class Exchange:
     damp: float = 0.0
     momentum: float = 0.0
     budget: float = 0.005
+    fresh: float = 0.0
     balance: bool = False
     ease: bool = False
 
@@ -251,6 +258,15 @@ class Fault:
     seal: int = 4 << 20
     inplace: bool = True
     mtbf: float = 86400.0
+
+
+@dataclass
+class Degrade:
+    """What is shed where time or ranks are short (docs/survive.md). `budget`: the greatest share of the time for reports and
+    checkpoints, 0 = any.
+    """
+
+    budget: float = 0.25
 
 
 @dataclass
@@ -324,6 +340,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fault: Fault = field(default_factory=Fault)
+    degrade: Degrade = field(default_factory=Degrade)
     transport: Transport = field(default_factory=Transport)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
@@ -345,13 +362,13 @@ class Config:
 
 
 CHOICES = {
-    "data.format": ("csv", "libsvm", "frames", "text"),
+    "data.codec": ("auto", "plain", "rows"), "data.format": ("csv", "libsvm", "frames", "text"),
     "data.missing": ("zero", "error", "nan"), "data.header": ("auto", "yes", "no"),
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
     "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
-    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "source", "none"),
+    "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "disk", "source", "none"),
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
     "update.gate": ("accuracy", "logloss", "rmse", "mae"),
@@ -369,14 +386,15 @@ PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight": 4096, "transport.journal": 4096,
           "transport.silent": 0.1, "exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
-          "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0,
+          "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0, "exchange.fresh": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
+          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20,
+          "data.cache": 0, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "embed.nice": 0,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
-          "fault.silent": 0.2, "fault.seal": 1}
+          "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0}
 
 
 def _toml(section: str, key: str, value: Any) -> str:

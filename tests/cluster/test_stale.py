@@ -1,7 +1,7 @@
 """Bounded staleness against a perfect model: no read is older than the bound, all ranks commit the same, nobody is stuck."""
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -86,7 +86,8 @@ class Ranks(RuleBasedStateMachine):
 
 
 TestRanks = Ranks.TestCase
-TestRanks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRanks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None,
+                              suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def test_bound_nought_is_lock_step():

@@ -37,22 +37,22 @@ def batch(rows, seed=3):
 
 
 class Dealt:
-    """Block s of `k` rows goes to rank s mod P; `hold(rank, round)` is called before each take."""
+    """Blocks of `k` rows go to the ranks in turn; `hold(rank, round)` is called before each take."""
 
     def __init__(self, rows, link, hold=None):
-        self.rows, self.link, self.at, self.hold, self.k = rows, link, 0, hold, 1
+        self.rows, self.link, self.at, self.hold, self.done = rows, link, 0, hold, 0
 
     def take(self, k):
         if self.hold:
             self.hold(self.link.rank, self.at)
-        low = min(len(self.rows), (self.at * self.link.size + self.link.rank) * k)
-        self.at, self.k = self.at + 1, k
+        low = min(len(self.rows), self.done + self.link.rank * k)
+        self.at, self.done = self.at + 1, self.done + self.link.size * k
         part = self.rows.slice(low, min(len(self.rows), low + k))
         return part if len(part) else None
 
     @property
     def left(self):
-        return (self.at * self.link.size + self.link.rank) * self.k < len(self.rows)
+        return self.done < len(self.rows)
 
 
 def make(link, rows, *settings, hold=None):

@@ -21,14 +21,14 @@ def dense():
 
 
 class Run:
-    """A run of one rank, as the program makes it; `at`: steps of the stream that are done."""
+    """A run of one rank, as the program makes it; `done`: rows of the stream that were taken."""
 
-    def __init__(self, made, link, rows, folder, *settings, at=0, again=False):
+    def __init__(self, made, link, rows, folder, *settings, done=0, again=False):
         self.config = resolve(env={}, overrides=[
             "model.kind=mlp", "exchange.every=20", "loop.threads=1", f"checkpoint.dir={folder}",
             "checkpoint.every=240rows", "checkpoint.keep=9", *settings])
         stream = made.Dealt(rows, link)
-        stream.at, stream.k = at, 20
+        stream.done = done
         self.job = jobs.assemble(self.config, link, SCHEMA, stream)
         if again:
             resume.restore(self.job, self.config, str(folder), SCHEMA)
@@ -57,12 +57,12 @@ def test_a_run_that_is_resumed_gives_the_bits_of_one_that_was_not_stopped(made, 
         return Run(made, link, dense, tmp_path / "whole", *settings).go().held()
 
     def first(link):
-        return Run(made, link, dense, tmp_path / "parts", *settings).go(until=480).job.stream.at
+        return Run(made, link, dense, tmp_path / "parts", *settings).go(until=480).job.stream.done
 
-    at = made.everywhere(3, first)[0]
+    done = made.everywhere(3, first)[0]
 
     def rest(link):
-        return Run(made, link, dense, tmp_path / "parts", *settings, at=at, again=True).go().held()
+        return Run(made, link, dense, tmp_path / "parts", *settings, done=done, again=True).go().held()
 
     found = made.everywhere(3, whole)
     assert made.everywhere(3, rest) == found

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from engine import loop, modes
+from engine.cluster.adapt import Budget
 from engine.config import resolve
 from engine.errors import ConfigError
 from engine.modes.auto import Auto
@@ -64,13 +65,33 @@ def test_auto_loosens_for_a_slow_rank_and_tells_why(made, rows):
 
     def work(link):
         job, notes = made.make(link, made.batch(6000), hold=hold), []
-        list(Auto(job, 0.05, notes.append).run())
+        list(Auto(job, Budget(0.05), notes.append).run())
         return notes, made.weights(job)
 
     found = made.everywhere(3, work)
     assert len({w for _, w in found}) == 1
     assert found[0][0] == found[1][0] == found[2][0]
     assert "staleness up to 1, because ranks wait" in found[0][0][0]
+
+
+def test_auto_shortens_the_interval_until_news_is_fresh_enough(made, rows):
+    """A row takes 2 ms: 8 of them cannot be visible within 10 ms."""
+    def work(link):
+        job, notes = made.make(link, made.batch(1800)), []
+        learn = job.team.learn
+
+        def slow(batch, k):
+            time.sleep(0.002 * len(batch))
+            return learn(batch, k)
+
+        job.team.learn = slow
+        events = list(Auto(job, Budget(fresh_s=0.01), notes.append).run())
+        return notes, made.weights(job), events[-1].rows
+
+    found = made.everywhere(3, work)
+    assert len({weights for _, weights, _ in found}) == 1 and found[0][2] == 1800
+    assert found[0][0] == found[1][0] and "every 4 rows, because an example is visible everywhere after" in found[0][0][0]
+    assert "10 asked" in found[0][0][0]
 
 
 def test_what_does_not_go_together_is_refused(made, rows):

@@ -3,6 +3,7 @@
 Rows are counted by what is learned from them: features are one-hot row numbers, so the weight of a row that was learned once
 is the same for all, zero where it was lost, and larger where it was learned twice.
 """
+import contextlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.errors import PeerError
 from engine.source.send import Sender
 from engine.store import checkpoint as store
 
@@ -181,3 +183,47 @@ def test_feeds_of_a_rank_that_dies_are_read_by_those_who_go_on_in_place(tmp_path
     assert {e.get("ranks") for e in told if e["event"] in ("recovery", "relaunch")}, (told, err)
     np.testing.assert_array_equal(learned(folder, total), np.ones(total))
     assert json.loads(out.splitlines()[-1])["rows"] == total
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("plan", [(2, 3, 1)])
+def test_a_retraining_reads_the_rows_of_a_socket_again_from_disk_over_kills(tmp_path, plan):
+    """A new model every 1 000 rows of all rows so far: each is in the last one once, whoever had taken it."""
+    folder, spool, total = tmp_path / "saved", tmp_path / "spool", 4500
+    address = f"unix://{tmp_path}/door"
+
+    def send():
+        with Sender(address, "solver", timeout_s=LIMIT_S, window_bytes=1 << 14) as out:
+            for i in range(0, total, 10):
+                out.lines("".join(line(j) for j in range(i, i + 10)).encode())
+                if i % 100 == 0:
+                    time.sleep(0.02)
+            out.flush()
+
+    more = ("--spool", spool.as_posix(), "update.strategy=retrain", "update.every=1000")
+    sender = threading.Thread(target=send)
+    sender.start()
+    for place, n in enumerate(plan[:-1]):
+        kill_at(start(n, address, folder, *more), folder, 1200 * (place + 1))
+    code, out, err = ended(start(plan[-1], address, folder, *more, "data.idle=4"))
+    sender.join(LIMIT_S)
+    assert code == 0, err
+    assert json.loads(out)["rows"] == total
+    state, _ = store.load(store.latest(folder))
+    since = int(state["tactic/counts"].data[0])
+    assert since >= 4000
+    np.testing.assert_array_equal(learned(folder, total), (np.arange(total) < since).astype(int))
+    for place in spool.glob("held-*"):  # what is gone is told: the rows are with nobody else
+        for path in place.glob("*.rows"):
+            path.unlink()
+
+    def more_rows():
+        with contextlib.suppress(PeerError, OSError), Sender(address, "other", timeout_s=10) as late:
+            for i in range(0, 1200, 10):
+                late.lines("".join(line(j) for j in range(i, i + 10)).encode())
+
+    late = threading.Thread(target=more_rows)
+    late.start()
+    code, _, err = ended(start(1, address, folder, *more, "data.idle=2"))
+    late.join(LIMIT_S)
+    assert code == 65 and "neither the source can be read twice" in err

@@ -164,7 +164,7 @@ def test_a_migration_waits_for_the_lock_of_its_slot_and_sends_who_waits_to_the_n
         waited.start()
         time.sleep(0.05)
         assert (lock.update(lambda rows: rows + 1) == 1).all()  # the holder is not disturbed
-    assert list(steps)[-1] == "drain"
+    assert list(steps)[-1] == "done"
     waited.join(10)
     assert not waited.is_alive() and holder.breaks == waiter.breaks == 0
     for store in stores:

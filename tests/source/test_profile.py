@@ -56,3 +56,18 @@ def test_sparse_streams_are_counted(tmp_path):
     path.write_text("".join(f"{i % 2} {i % 50 + 1}:1 {i % 7 + 60}:1\n" for i in range(1000)))
     found = profile(open_source(str(path)))
     assert found["sparse"]["entries_a_row"] == 2 and found["sparse"]["keys"] == 57
+
+
+def test_times_and_ids_are_found_and_are_no_features(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"2026-01-05T10:{i // 60:02d}:{i % 60:02d}Z,u{i},{i % 7},{i % 2}" for i in range(300)]
+    (tmp_path / "s.csv").write_text("when,user_id,a,y\n" + "\n".join(rows) + "\n")
+    (tmp_path / "n.csv").write_text("a,b,y\n" + "\n".join(f"{i % 7},{i},{i % 2}" for i in range(300)) + "\n")
+    assert main(["profile", "s.csv", "--json", "-o", "start.toml"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["time"], found["id"]) == ("when", "user_id")
+    assert [c["name"] for c in found["columns"]] == ["a"]
+    assert main(["train", "--config", "start.toml", "--run-dir", "-", "--threads", "1", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["time"]["rows"] == 300
+    assert main(["profile", "n.csv", "--json"]) == 0
+    assert not {"time", "id"} & set(json.loads(capsys.readouterr().out))

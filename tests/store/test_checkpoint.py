@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from engine.errors import StoreError
-from engine.store import atomic, checkpoint
-from engine.store.checkpoint import commit, latest, load, save_part, split, step_dir
+from engine.kernels import _native
+from engine.store import atomic, bulk, checkpoint, piece
+from engine.store.checkpoint import commit, latest, load, newest, save_part, split, step_dir
 from engine.store.describe import inspect, told
 from engine.types import Block
 
@@ -47,7 +48,7 @@ def same(got, want):
 
 @pytest.mark.parametrize("writers", range(1, 6))
 def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, writers, monkeypatch):
-    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 24)
+    monkeypatch.setattr(piece, "CHUNK_BYTES", 24)
     want = make()
     ranges = {"model/linear": [(*split(7, r, writers), 7) for r in range(writers)]}
     parts = []
@@ -288,3 +289,52 @@ def test_parts_of_a_killed_attempt_do_not_stay(tmp_path):
     save(tmp_path, 1, size=2)
     names = sorted(path.name for path in step_dir(tmp_path, 1).iterdir())
     assert names == ["manifest.json", "part-0000-of-0002.bin", "part-0001-of-0002.bin"]
+
+
+@pytest.mark.parametrize("chunk", [1 << 21, 48])
+def test_no_byte_of_the_newest_can_change_unseen_in_one_reading(tmp_path, monkeypatch, chunk):
+    """Frames that are read straight into their place (whole columns kept) and others, on one thread and on several."""
+    monkeypatch.setattr(piece, "CHUNK_BYTES", chunk)
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    state, meta, found = newest(tmp_path)
+    same(state, make(2))
+    assert (found.step, meta, found.problems) == (2, META, [])
+    for path in sorted(folder.iterdir()):
+        good = path.read_bytes()
+        places = range(0, len(good), 3 if chunk > 48 else 31)
+        for at in places:
+            path.write_bytes(good[:at] + bytes([good[at] ^ 0x40]) + good[at + 1 :])
+            state, _, found = newest(tmp_path)
+            assert found.step == 1 and len(found.problems) == 1 and path.name in found.problems[0], at
+        same(state, make(1))
+        path.write_bytes(good[: len(good) // 2])
+        assert newest(tmp_path)[2].step == 1
+        path.write_bytes(good)
+        path.write_bytes(good[:-1] + b"x")
+        with pytest.raises(StoreError, match="no checkpoint is intact"):
+            newest(folder)
+        path.write_bytes(good)
+    with pytest.raises(StoreError, match="no checkpoint found"):
+        newest(tmp_path / "nowhere")
+
+
+def test_the_sum_of_a_file_is_that_of_its_bytes_however_it_is_read(tmp_path, monkeypatch):
+    data = np.random.default_rng(3).bytes(100_003)
+    (tmp_path / "a").write_bytes(data)
+    for size in (1 << 22, 4096, 333):
+        monkeypatch.setattr(bulk, "BLOCK_BYTES", size)
+        for count in (1, 5):
+            monkeypatch.setattr(bulk, "threads", lambda count=count: count)
+            assert bulk.file_crc(tmp_path / "a") == _native.crc32c(data)
+    for cut in (0, 1, 64, 99_999, len(data)):
+        first, second = _native.crc32c(data[:cut]), _native.crc32c(data[cut:])
+        assert _native.crc32c_join(first, second, len(data) - cut) == _native.crc32c(data)
+
+
+def test_what_fails_ahead_is_raised_in_its_turn(monkeypatch):
+    monkeypatch.setattr(bulk, "threads", lambda: 4)
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        done.extend(bulk.ahead(lambda x: 6 // x, [3, 2, 1, 0, 1], 2))
+    assert done == [2, 3, 6] and list(bulk.ahead(str, range(50), 4)) == [str(i) for i in range(50)]

@@ -212,3 +212,48 @@ def test_two_ranks_relearn_drift_and_resume_alike(tmp_path, mpirun):
     a, b = json.loads(whole.stdout), json.loads(rest.stdout)
     assert a["rows"] == b["rows"] == 8000
     assert a["accuracy"] == b["accuracy"] and a["logloss"] == b["logloss"]
+
+
+@pytest.mark.parametrize("window", [0, 500])
+def test_rows_on_disk_outlive_the_session_and_give_the_bits_of_those_in_memory(tmp_path, window):
+    x, y = stream(2400)
+    settings = {"update.strategy": "retrain", "update.every": 400, "update.window": window}
+    disk = settings | {"update.spool": "disk", "checkpoint.dir": str(tmp_path)}
+    whole = session(**settings)
+    first = session(**disk)
+    for at in range(0, 1000, 100):
+        whole.partial_fit(x[at : at + 100], y[at : at + 100])
+        first.partial_fit(x[at : at + 100], y[at : at + 100])
+    first.checkpoint(str(tmp_path))
+    first.partial_fit(x[:300], 1 - y[:300])  # after the checkpoint: the next one learns other rows in their place
+    second = session(**disk)
+    second.resume(str(tmp_path))
+    for at in range(1000, 2400, 100):
+        whole.partial_fit(x[at : at + 100], y[at : at + 100])
+        second.partial_fit(x[at : at + 100], y[at : at + 100])
+    np.testing.assert_array_equal(second.predict(x[:50]), whole.predict(x[:50]))
+    assert [e["rows"] for e in second.events] == [1200, 1600, 2000, 2400]
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        session(**settings | {"update.spool": "disk"})
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_rows_that_wait_for_their_labels_are_in_the_checkpoint(tmp_path, ranks):
+    from engine.store import held
+
+    x, y = stream(900)
+    late = {"update.delay": 250}
+    whole, first = session(**late), session(**late)
+    whole.partial_fit(x[:600], y[:600])
+    first.partial_fit(x[:600], y[:600])
+    first.checkpoint(str(tmp_path))
+    second = session(**late)
+    second.resume(str(tmp_path))
+    for s in (whole, second):
+        for at in range(600, 900, 50):
+            s.partial_fit(x[at : at + 50], y[at : at + 50])
+    assert whole._job.team.models[0].bad == 0 and whole.predict(x[:5]).any()
+    np.testing.assert_array_equal(second.predict(x[:50]), whole.predict(x[:50]))
+    other = held.packed(3, [Batch(y[:4], np.arange(4), y[:4], x=x[:4])])
+    parts = [held.unpacked(first._job.tactic.state() | other, r, ranks) for r in range(ranks)]  # each takes a share
+    assert sorted(np.concatenate([b.order for part in parts for b in part])) == sorted([*range(350, 600), *range(4)])

@@ -260,6 +260,19 @@ def decode_frame(buffer: Any, *, exact: bool = True) -> Frame:
         raise _wrong(f"cut: expected {size} bytes, found {len(data)}")
     if exact and len(data) > size:
         raise _wrong(f"trailing bytes: expected {size} bytes, found {len(data)}")
+    return _opened(data, fields, head, data.toreadonly()[head:size], size)
+
+
+def decode_head(buffer: Any) -> Frame:
+    """As `decode_frame` of the bytes before the payload alone; its chunks cannot be taken."""
+    data = flat(buffer)
+    fields, head, size = _core(data)
+    if len(data) != head:
+        raise _wrong(f"cut: expected a head of {head} bytes, found {len(data)}")
+    return _opened(data, fields, head, memoryview(b""), size)
+
+
+def _opened(data: memoryview, fields: tuple[int, ...], head: int, body: memoryview, size: int) -> Frame:
     kind, codec, dtype, ndim, flags, count, name, base, new, payload, ext_size, _, table_crc = fields
     if _native.crc32c(data[CORE.size : head]) != table_crc:
         raise _wrong("table checksum is wrong")
@@ -274,10 +287,8 @@ def decode_frame(buffer: Any, *, exact: bool = True) -> Frame:
         end += padded(chunk.length)
     if end != payload or any(data[start + ENTRY.size * count : head]):
         raise _wrong(f"layout: chunks end at {end}, payload has {payload} bytes")
-    view = data.toreadonly()
-    return Frame(
-        kind, codec, DTYPES[dtype], shape, flags, name, base, new, view[CORE.size : at], chunks, view[head:size], size
-    )
+    ext = data.toreadonly()[CORE.size : at]
+    return Frame(kind, codec, DTYPES[dtype], shape, flags, name, base, new, ext, chunks, body, size)
 
 
 def frame_size(buffer: Any) -> int:

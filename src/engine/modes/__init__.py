@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from engine import job as jobs
 from engine import loop
+from engine.cluster.adapt import Budget
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.source import stream as streams
@@ -80,7 +81,8 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         return Gossip(job, number or "exponential", config.run.seed).run()
     from engine.modes.auto import Auto
 
-    return Auto(job, config.exchange.budget, note, power).run()
+    budget = Budget(config.exchange.budget, config.exchange.fresh)
+    return Auto(job, budget, note, power, (config.model.kind, config.model.learner == "ftrl") == ("linear", False)).run()
 
 
 def _check(config: Config, mode: str) -> None:

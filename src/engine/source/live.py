@@ -23,7 +23,7 @@ from engine.errors import DataError
 from engine.source.feed import START, At, Feed, Lines, Portion, counters
 from engine.source.schema import Plan
 from engine.source.share import Held, moves, shares
-from engine.source.stream import empty, pack, unpack
+from engine.source.stream import Plain, Wire, empty
 from engine.types import Batch, Link, Schema, join
 
 SCHEMES = ("follow:", "tcp://", "unix://", "ring:", "kafka://")
@@ -90,12 +90,13 @@ def from_rows(rows: Any, schema: Schema, *, dealt: bool = False) -> LiveSource:
 class Live:
     """This rank's rows of a live source, step by step; the job's stream (see `loop.run`).
 
-    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not yet taken. `share`: every rank takes in
-    step with the others, so that feeds may move from ranks that fall behind. `busy_s()`: seconds this rank has learned.
+    `cursors` name every feed of the job: {name: [place, mark]}, of the first row not taken; `order`: rows of the job before.
+    `share`: every rank takes in step with the others, so that feeds may move from ranks that fall behind. `busy_s()`: seconds
+    this rank has learned.
     """
 
     def __init__(self, source: LiveSource, link: Link, cursors: Mapping[str, Any] | None = None, *, wait_s: float = 0.001,
-                 keep: int = 2, share: bool = False) -> None:
+                 keep: int = 2, share: bool = False, order: int = 0) -> None:
         self._source, self._link, self._wait_s = source, link, wait_s
         self._known = self.began = {name: (str(at[0]), int(at[1])) for name, at in (cursors or {}).items()}
         self._feeds: list[Feed] = []
@@ -104,7 +105,7 @@ class Live:
         self._marked: deque[dict[str, At]] = deque()
         self._keep = keep
         self._dealing = source.dealt and link.size > 1
-        self._order, self._turn = link.rank, 0
+        self._order, self._turn = order + link.rank, 0
         self._looked_s = self._heard_s = time.monotonic()
         self.busy_s: Callable[[], float] = time.monotonic
         self._learned = np.zeros(2)  # rows and the seconds they took, older ones counting less
@@ -112,6 +113,7 @@ class Live:
         self._sharing = share and link.size > 1 and source.reopen is not None and not source.dealt
         self._takes, self._taken = 0, dict[str, int]()
         self._open = True
+        self.wire: Wire = Plain()
         if not source.dealt:
             self._add(source.feeds(link.rank, link.size))
         elif link.rank == 0:
@@ -250,12 +252,11 @@ class Live:
         if table[0, 1]:
             self._open = False
             return None
-        parts = [np.empty(0, np.uint8)] * link.size
+        parts = list[Batch | None]([None] * link.size)
         if rows is not None and len(rows):
-            cuts = shares(len(rows), table[:, 0], k)
-            parts = [pack(rows.slice(a, b)) if b > a else parts[0] for a, b in pairwise(cuts)]
-        mine = link.alltoall(parts, name="rows to learners")[0]
-        return unpack(mine) if len(mine) else empty(self._source)
+            parts = [rows.slice(a, b) for a, b in pairwise(shares(len(rows), table[:, 0], k))]
+        mine = self.wire.move(link, parts, "rows to learners")
+        return mine[0] if mine else empty(self._source)
 
     def mark(self) -> dict[str, At]:
         """The cursor of every feed this rank reads, of the first row not yet taken."""

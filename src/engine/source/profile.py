@@ -13,7 +13,8 @@ import numpy as np
 
 from engine.kernels import _native
 from engine.source.make import mixed
-from engine.types import Array, Batch, Schema
+from engine.source.schema import TARGET, TARGET_TEXT, number, records
+from engine.types import NO_TIME, Array, Batch, Schema
 
 BITS = 1 << 16
 BINS = 16384
@@ -95,6 +96,32 @@ def _spread(halves: list[Columns], blocks: list[Array]) -> None:
     blocks.clear()
 
 
+def marks(plan: Any, head: bytes) -> tuple[str, str]:
+    """Names of the columns of CSV text that look like an event time (dates, or epoch times that mostly rise) and like an id
+    (named so, or words that are all different); "" where there is none."""
+    rows = records(head.decode("utf-8", "replace"), plan.delimiter)[plan.header:]
+    rows = [row for row in rows if len(row) == len(plan.names)]
+    time = name = ""
+    for place, column in enumerate(plan.names):
+        cells = [row[place].strip() for row in rows[:2000]]
+        if plan.kinds[place] in (TARGET, TARGET_TEXT) or not any(cells):
+            continue
+        text = "".join(f"{cell.replace(chr(10), ' ')}\n" for cell in cells).encode()
+        at = np.cumsum([0, *(len(cell) for cell in text.split(b"\n")[:-2])], dtype=np.int64) + np.arange(len(cells))
+        stamps = np.empty(len(cells), np.int64)
+        _native.parse_times(text, at, 0, 1, True, 1.0, stamps)
+        known, numbers = stamps[stamps != NO_TIME], [number(cell) for cell in cells]
+        dates = len(known) > 0.9 * len(cells) and sum(v is None for v in numbers) > 0.9 * len(cells)
+        epoch = len(known) > 0.9 * len(cells) and 1e9 <= known.min() < 1e20 and np.mean(np.diff(known) >= 0) > 0.8
+        if not time and (dates or epoch):
+            time = column
+        elif not name and len(set(cells)) == len(cells) > 20 and (
+                column.lower() in ("id", "key", "uuid", "guid") or column.lower().endswith(("_id", "-id"))
+                or all(v is None for v in numbers)):
+            name = column
+    return time, name
+
+
 def batches(source: Any, limit_rows: int) -> Iterator[Batch]:
     piece = rows = 0
     while (source.pieces is None or piece < source.pieces) and rows < limit_rows:
@@ -143,6 +170,11 @@ def starter(found: dict[str, Any], spec: str, target: str | None) -> str:
     classes = found["target"].get("classes")
     if classes:
         lines.append(f"labels = {json.dumps(list(classes))}  # shares {', '.join(f'{v:.3g}' for v in classes.values())}")
+    if found.get("time"):
+        lines += ["", "[time]", f"column = {json.dumps(found['time'])}", '# lateness = "10s"']
+    if found.get("id"):
+        lines += [*([] if found.get("time") else ["", "[time]"]),
+                  f"id = {json.dumps(found['id'])}  # a row of an id that was there is dropped"]
     stages = []
     columns = found.get("columns", [])
     gaps = [c for c in columns if c["missing"] > 0]
@@ -168,6 +200,8 @@ def table(found: dict[str, Any]) -> str:
     """The figures for a reader."""
     target = {k: v for k, v in found["target"].items() if k != "missing" or v}
     lines = [f"{found['rows']} rows, {found['bad_rows']} bad, {found['task']}; target {target}"]
+    lines += [f"{what} in column {found[name]}" for name, what in (("time", "event times"), ("id", "names of rows"))
+              if found.get(name)]
     if "sparse" in found:
         return "\n".join([*lines, " ".join(f"{k}={v:.4g}" for k, v in found["sparse"].items())])
     lines.append(f"{'column':20} {'type':8} {'missing':>8} {'min':>11} {'max':>11} {'mean':>11} {'sd':>11} {'distinct':>9} "

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,21 @@ from engine.types import Array, Batch, Cursor, Link, Source, join
 Owner = Callable[[Batch], Array]
 Vote = Callable[..., Array]
 NO_LABEL = np.float32(np.nan)
+
+
+class Wire(Protocol):
+    """How rows change rank (collective): `parts[rank]` are the rows for each, what comes is what the others sent here."""
+
+    def move(self, link: Link, parts: Sequence[Batch | None], name: str) -> list[Batch]: ...
+
+
+class Plain:
+    """Rows as they are (`pack`)."""
+
+    def move(self, link: Link, parts: Sequence[Batch | None], name: str) -> list[Batch]:
+        none = np.empty(0, np.uint8)
+        out = [pack(part) if part is not None and len(part) else none for part in parts]
+        return [unpack(data) for data in link.alltoall(out, name=name) if len(data)]
 
 
 class Position:
@@ -62,6 +77,7 @@ class Dealt:
         self._pieces: deque[tuple[Cursor, int, float]] = deque()  # where its rows begin, how many, label before them
         self._ended = False
         self._open: Iterator[Batch] | None = None
+        self.wire: Wire = Plain()
 
     def take(self, k: int) -> Batch | None:
         """This rank's rows (perhaps none) of the next `size * k` rows of the job; None after the last, on all ranks."""
@@ -174,22 +190,22 @@ class Dealt:
         link = self._link
         if link.size == 1:
             return [rows] if rows is not None and len(rows) else []
-        parts, error = [np.empty(0, np.uint8)] * link.size, None
+        parts, error = list[Batch | None]([None] * link.size), None
         if rows is not None and len(rows):
             try:
                 parts = self._cuts(rows)
             except Exception as caught:  # before anything moves, on every rank
                 error = caught
         self._vote(link, [], error, name="rows to owners")
-        found = [unpack(part) for part in link.alltoall(parts, name="rows to owners") if len(part)]
+        found = self.wire.move(link, parts, "rows to owners")
         return sorted(found, key=lambda batch: int(batch.order[0]))
 
-    def _cuts(self, rows: Batch) -> list[Array]:
-        """What goes to each rank, packed."""
+    def _cuts(self, rows: Batch) -> list[Batch | None]:
+        """What goes to each rank."""
         owner = self._owner(rows)
         order = np.argsort(owner, kind="stable")
         cuts = np.searchsorted(owner[order], np.arange(self._link.size + 1))
-        return [pack(rows.take(order[a:b])) if b > a else np.empty(0, np.uint8) for a, b in pairwise(cuts)]
+        return [rows.take(order[a:b]) if b > a else None for a, b in pairwise(cuts)]
 
 
 class Spread(Dealt):
@@ -203,9 +219,8 @@ class Spread(Dealt):
         super().__init__(source, link, lambda rows: rows.order, vote, position)
         self._share, self._parts = share, parts or link.size
 
-    def _cuts(self, rows: Batch) -> list[Array]:
-        shares = (self._share(rows, rank) for rank in range(self._link.size))
-        return [pack(rows) if len(rows) else np.empty(0, np.uint8) for rows in shares]
+    def _cuts(self, rows: Batch) -> list[Batch | None]:
+        return [self._share(rows, rank) for rank in range(self._link.size)]
 
 
 class Placed:

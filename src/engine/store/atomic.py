@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import StoreError
 from ..kernels import _native
+from .bulk import Summed
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -22,7 +23,7 @@ def write_file(path: Path, buffers: Iterable[Any], *, need: int = 0) -> tuple[in
 
     `need`: bytes expected, for an early refusal and for the message.  StoreError names path, bytes needed and free,
     and a fix; whatever was at `path` before stays.  Buffers are taken one at a time, so a generator streams in
-    bounded memory.
+    bounded memory; one that is `Summed` is not summed again.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -44,12 +45,16 @@ def _stream(path: Path, buffers: Iterable[Any]) -> tuple[int, int]:
     size = crc = 0
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            crc = _native.crc32c(view, crc)
-            size += len(view)
-            while len(view):
-                view = view[os.write(handle, view) :]
+        for item in buffers:
+            known = item.crc if isinstance(item, Summed) else None
+            for buffer in item.buffers if isinstance(item, Summed) else (item,):
+                view = memoryview(buffer).cast("B")
+                crc = _native.crc32c(view, crc) if known is None else crc
+                size += len(view)
+                while len(view):
+                    view = view[os.write(handle, view) :]
+            if known is not None:
+                crc = _native.crc32c_join(crc, known, sum(buffer.nbytes for buffer in item.buffers))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -71,6 +76,15 @@ def make_dir(path: Path) -> None:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise refused(error, path, 0) from error
+
+
+def writable(paths: Iterable[Path]) -> None:
+    """Makes each directory where it is absent; StoreError where a file cannot be made in it."""
+    for path in paths:
+        make_dir(path)
+        write_file(path / ".probe", [b"x"])
+        with suppress(OSError):
+            os.unlink(path / ".probe")
 
 
 def move_dir(source: Path, target: Path) -> None:

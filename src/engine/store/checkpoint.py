@@ -9,43 +9,25 @@ Everything is built in DIR/.step-000000001200.tmp and renamed, so a checkpoint i
 from __future__ import annotations
 
 import json
-import os
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..codec.frame import CODECS, KINDS, Frame, decode_frame, encode_frame, flat, name_hash, numpy_dtype
+from ..codec.frame import numpy_dtype
 from ..errors import FrameError, StoreError
 from ..kernels import _native
 from ..types import Array, Block, State
-from .atomic import make_dir, move_dir, refused, remove_dir, write_file
+from .atomic import make_dir, move_dir, remove_dir, write_file
+from .bulk import file_crc
 from .chain import Ranges, grown, overlay, write_delta
+from .piece import Pack, Piece, Unpack, frames, read_pieces, saved_bytes
 from .record import Record
 
 FORMAT = 1
-CHUNK_BYTES = 2 << 20
-PLACE = struct.Struct("<QQQ")  # frame extension: first row, last row + 1, step
 Range = tuple[int, int, int]
-Pack = Callable[[Array], Any]
-Unpack = Callable[[memoryview, int], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows [start, stop) of one block in a part file; `at` = offset of each frame, `step` = rows a frame, then
-    `end`.
-    """
-
-    path: str
-    start: int
-    stop: int
-    step: int
-    at: tuple[int, ...]
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +104,8 @@ def save_part(
         jobs.append((path, block, start, stop, _rows(path, block, start, stop, total)))
         layout[path] = _layout(block, total)
     pieces: list[Piece] = []
-    need = 0 if pack else sum(_saved_bytes(block, rows) for _, block, _, _, rows in jobs)
-    length, crc = write_file(folder / file, _frames(jobs, step, pieces, pack), need=need)
+    need = 0 if pack else sum(saved_bytes(block, rows) for _, block, _, _, rows in jobs)
+    length, crc = write_file(folder / file, frames(jobs, step, pieces, pack), need=need)
     return PartInfo(file, length, crc, tuple(pieces), layout)
 
 
@@ -145,53 +127,12 @@ def _layout(block: Block, total: int) -> dict[str, Any]:
     }
 
 
-def _kept(columns: Sequence[Sequence[str]]) -> list[int] | None:
-    """Columns that are saved, or None for all."""
-    keep = [i for i, column in enumerate(columns) if column[1] != "none"]
-    return None if len(keep) == len(columns) else keep
-
-
-def _saved_bytes(block: Block, rows: Array) -> int:
-    keep = _kept(block.columns)
-    return rows.nbytes if keep is None else rows.nbytes * len(keep) // len(block.columns)
-
-
-def _frames(
-    jobs: Sequence[tuple[str, Block, int, int, Array]], step: int, pieces: list[Piece], pack: Pack | None
-) -> Iterator[Any]:
-    """Buffers of a part file, a frame of about 2 MiB at a time; `pieces` is filled as they are taken."""
-    at = 0
-    for path, block, start, stop, rows in jobs:
-        keep = _kept(block.columns)
-        width = max(1, rows.nbytes // max(1, len(rows)))
-        each = max(1, CHUNK_BYTES // width)
-        offsets = []
-        for low in range(0, len(rows), each):
-            part = rows[low : low + each]
-            part = np.ascontiguousarray(part if keep is None else part[:, keep])
-            place = PLACE.pack(start + low, start + low + len(part), step)
-            body, codec = (part, "raw") if pack is None else (pack(part), "pack")
-            offsets.append(at)
-            for buffer in encode_frame(
-                KINDS["block"],
-                CODECS[codec],
-                [body],
-                dtype=part.dtype.name,
-                shape=part.shape,
-                name=name_hash(path),
-                new=block.version,
-                ext=place,
-                counts=[len(part)],
-            ):
-                at += buffer.nbytes
-                yield buffer
-        pieces.append(Piece(path, start, stop, each, tuple(offsets), at))
-
-
-def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any]) -> PartInfo:
-    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is."""
+def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any], *, small: bool = True) -> PartInfo:
+    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is.
+    `small`: row numbers are coded.
+    """
     file = f"part-{record.shard:04d}-of-{record.shards:04d}.bin"
-    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges)
+    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges, small)
     return PartInfo(file, size, crc, (), dict(layout))
 
 
@@ -308,12 +249,39 @@ def latest(root: Path | str, *, deep: bool = True) -> Checkpoint | None:
             return Checkpoint(folder, step, manifest_of(folder), problems)
         problems.append(f"{folder}: {found}")
     if problems:
-        raise StoreError(
-            "no checkpoint is intact: " + "; ".join(problems),
-            where=str(root),
-            fix="restore the directory from a copy, or start anew with another directory",
-        )
+        raise _none_intact(root, problems)
     return None
+
+
+def newest(root: Path | str) -> tuple[State, dict[str, Any], Checkpoint]:
+    """Blocks, meta and place of the newest intact checkpoint of a directory, or of the one checkpoint that `root` is; read
+    once, every byte verified as it comes. StoreError where there is none.
+    """
+    root = Path(root)
+    problems: list[str] = []
+    alone = (root / "manifest.json").exists()
+    for folder in [root] if alone else [step_dir(root, step) for step in reversed(steps(root))]:
+        found = problem_of(folder, deep=False)
+        if found is None:
+            manifest = manifest_of(folder)
+            checkpoint = Checkpoint(folder, manifest["step"], manifest, problems)
+            try:
+                return *load(checkpoint), checkpoint
+            except StoreError as error:
+                found = f"{error.message} ({error.where})"
+        problems.append(f"{folder}: {found}")
+    if problems:
+        raise _none_intact(root, problems)
+    raise StoreError("no checkpoint found", where=str(root), fix="give the directory that --checkpoint wrote")
+
+
+class Unrepairable(StoreError):
+    """There are checkpoints, and none is intact."""
+
+
+def _none_intact(root: Path | str, problems: list[str]) -> Unrepairable:
+    return Unrepairable("no checkpoint is intact: " + "; ".join(problems), where=str(root),
+                        fix="restore the directory from a copy, or start anew with another directory")
 
 
 def open_checkpoint(folder: Path | str) -> Checkpoint:
@@ -372,14 +340,6 @@ def problem_of(folder: Path, *, deep: bool, alone: bool = False) -> str | None:
     return None
 
 
-def file_crc(path: Path) -> int:
-    crc, buffer = 0, bytearray(CHUNK_BYTES)
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            crc = _native.crc32c(memoryview(buffer)[:count], crc)
-    return crc
-
-
 def load(
     checkpoint: Checkpoint,
     *,
@@ -400,6 +360,7 @@ def load(
     if manifest.get("base") is not None:
         return _forward(checkpoint, rows or {}, unpack), checkpoint.meta
     state: State = {}
+    wanted: list[tuple[Path, Mapping[str, Any], Block, int]] = []
     for path, layout in manifest["layout"].items():
         total = layout["shape"][0]
         start, stop = (rows or {}).get(path, (0, total))
@@ -408,10 +369,9 @@ def load(
         out = np.zeros([stop - start, *layout["shape"][1:]], numpy_dtype(layout["dtype"]))
         columns = tuple((name, merge) for name, merge in layout["columns"])
         state[path] = Block(out, columns, layout["version"])
-        for part in manifest["parts"]:
-            for piece in part["pieces"]:
-                if piece["path"] == path and max(piece["start"], start) < min(piece["stop"], stop):
-                    _read_piece(checkpoint, part["file"], piece, state[path], start, unpack)
+        wanted += [(checkpoint.path / part["file"], piece, state[path], start) for part in manifest["parts"]
+                   for piece in part["pieces"] if piece["path"] == path]
+    read_pieces(wanted, checkpoint.step, unpack)
     return state, checkpoint.meta
 
 
@@ -432,51 +392,10 @@ def check_match(meta: Mapping[str, Any], match: Mapping[str, Any], where: str) -
     """StoreError where what was saved is of another run: names both values of the first key that differs."""
     saved = meta.get("match", {})
     wanted = json.loads(json.dumps(dict(match)))
-    for key in sorted({*saved, *wanted}):
+    for key in sorted({*saved, *wanted}, key=lambda key: (key != "model.kind", key)):  # other options follow from the kind
         if saved.get(key) != wanted.get(key):
             raise StoreError(
                 f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",
                 where=where,
                 fix=f"set {key} to {saved.get(key)!r}, or give another checkpoint directory",
             )
-
-
-def _read_piece(
-    checkpoint: Checkpoint, file: str, piece: Mapping[str, Any], block: Block, start: int, unpack: Unpack | None
-) -> None:
-    """Copy what `block`, whose first row is global row `start`, wants of this piece, one frame at a time."""
-    stop, keep = start + len(block.data), _kept(block.columns)
-    ends = [*piece["at"], piece["end"]][1:]
-    path = checkpoint.path / file
-    try:
-        with open(path, "rb", buffering=0) as handle:
-            for number, (at, end) in enumerate(zip(piece["at"], ends, strict=True)):
-                low = piece["start"] + number * piece["step"]
-                high = min(low + piece["step"], piece["stop"])
-                first, last = max(low, start), min(high, stop)
-                if first >= last:
-                    continue
-                frame = decode_frame(os.pread(handle.fileno(), end - at, at))
-                data = _decoded(frame, piece["path"], low, high, checkpoint.step, unpack)[first - low : last - low]
-                if keep is None:
-                    block.data[first - start : last - start] = data
-                else:
-                    block.data[first - start : last - start, keep] = data
-    except FrameError as error:
-        raise StoreError(
-            f"checkpoint chunk of {piece['path']}: {error.message}", where=f"{path}:{at}", fix="use the one before it"
-        ) from error
-    except OSError as error:
-        raise refused(error, path, 0) from error
-
-
-def _decoded(frame: Frame, path: str, low: int, high: int, step: int, unpack: Unpack | None) -> Array:
-    if frame.name != name_hash(path) or bytes(frame.ext) != PLACE.pack(low, high, step):
-        raise FrameError(f"expected rows [{low}, {high}) of {path} at step {step}, found another chunk")
-    if frame.codec == CODECS["raw"]:
-        return frame.array()
-    if unpack is None:
-        raise FrameError("chunk is packed and no unpack was given")
-    dtype = numpy_dtype(frame.dtype)
-    size = dtype.itemsize * int(np.prod(frame.shape, dtype=object))
-    return np.frombuffer(flat(unpack(frame.chunk(0), size)), dtype).reshape(frame.shape)

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..errors import EngineError, FrameError, StoreError
 from .atomic import make_dir, move_dir, refused, remove_dir, write_file
-from .checkpoint import CHUNK_BYTES, bases, file_crc, manifest_of, problem_of, step_dir, steps
+from .bulk import file_crc
+from .checkpoint import bases, manifest_of, problem_of, step_dir, steps
+from .piece import CHUNK_BYTES
 
 HEADROOM = 1 << 20
 

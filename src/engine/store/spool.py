@@ -207,6 +207,31 @@ class Spool:
                     batch = unpack(body)
                     yield max(at, row), batch.slice(max(0, row - at), count)
 
+    def records(self) -> Iterator[tuple[int, int, int]]:
+        """(first row, rows, sender's count) of each record."""
+        starts = sorted(self._segments)
+        for place, first in enumerate(starts):
+            for at, count, _, _, given in self._walk(self.folder / f"{first:020d}.rows", place + 1 == len(starts)):
+                yield at, count, given
+
+    def cut(self, row: int) -> None:
+        """Forgets the records from the one that begins at `row` on; the next row gets this number."""
+        with self._lock:
+            self._shut()
+            for first in sorted(self._segments, reverse=True):
+                path, end = self.folder / f"{first:020d}.rows", 0
+                for at, *_ in self._walk(path, True) if first < row else ():
+                    if at >= row:
+                        break
+                    end = self._end
+                if end:
+                    os.truncate(path, end)
+                    break
+                path.unlink()
+            self._segments, self._first, self._written = {}, -1, 0
+            self._recover()
+            self.next = row
+
     def trim(self, row: int) -> None:
         """Rows before `row` are in a checkpoint: whole segments of them go, except where they are kept."""
         with self._lock:

@@ -14,18 +14,7 @@ import numpy as np
 
 from engine.errors import ConfigError, EngineError, StoreError
 from engine.store.atomic import move_dir, write_file
-from engine.store.checkpoint import (
-    Checkpoint,
-    commit,
-    latest,
-    load,
-    manifest_of,
-    open_checkpoint,
-    problem_of,
-    save_part,
-    step_dir,
-    steps,
-)
+from engine.store.checkpoint import commit, manifest_of, newest, problem_of, save_part, step_dir, steps
 from engine.store.describe import inspect
 from engine.store.heal import heal
 from engine.types import State
@@ -63,7 +52,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     mend = args.on_loss == "shrink" and config.fault.inplace
     return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi, mend=mend), args.ranks, name_of(where), args.on_loss,
                     args.restarts, args.timeout, config.checkpoint.resume == "never", bool(where), limits,
-                    config.fault.folder, 3.0 * mend, args.stuck))
+                    config.fault.folder, 8.0 * mend, args.stuck))
 
 
 ACTS: dict[str, Callable[[argparse.Namespace], Any]] = {}
@@ -175,8 +164,10 @@ def _reshard(args: argparse.Namespace) -> dict[str, Any]:
     """The newest intact checkpoint as one whole (a chain is compacted) of N part files, in another directory."""
     if not args.output or args.ranks < 1:
         raise ConfigError("reshard: expected -n N and -o DIR", fix="engine ckpt reshard DIR -n 4 -o DIR2")
-    found = _newest(args.ckpt)
-    state, meta = load(found)
+    if there := steps(args.output):
+        raise ConfigError(f"reshard: expected a directory without checkpoints, found those of steps {there}", where=args.output,
+                          fix="give another directory to -o")
+    state, meta, found = newest(args.ckpt)
     parts = [save_part(args.output, found.step, rank, args.ranks, state) for rank in range(args.ranks)]
     return {"path": str(commit(args.output, found.step, parts, meta)), "step": found.step, "parts": args.ranks}
 
@@ -189,8 +180,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     if not args.output.endswith((".npz", ".onnx")):
         raise ConfigError(f"export: expected -o FILE.npz or FILE.onnx, found {args.output or 'nothing'}",
                           fix="engine ckpt export DIR -o model.npz")
-    found = _newest(args.ckpt)
-    state, meta = load(found)
+    state, meta, found = newest(args.ckpt)
     if args.output.endswith(".onnx"):
         return {"path": args.output, "step": found.step, "bytes": _graph(args.output, state, meta)}
     arrays: dict[str, Any] = {path: block.data for path, block in state.items() if not path.startswith("meter/")}
@@ -215,15 +205,6 @@ def _graph(output: str, state: State, meta: Mapping[str, Any]) -> int:
     data = onnx.export(model, stage, schema, about)
     write_file(Path(output), [data])
     return len(data)
-
-
-def _newest(folder: str) -> Checkpoint:
-    if (Path(folder) / "manifest.json").exists():
-        return open_checkpoint(folder)
-    found = latest(folder)
-    if found is None:
-        raise StoreError("no checkpoint found", where=folder, fix="give the directory that --checkpoint wrote")
-    return found
 
 
 def memory_of(run: str) -> Path:
