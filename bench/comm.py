@@ -50,6 +50,19 @@ def int8_time(setting: Setting) -> Iterator[Row]:
     yield from sums(setting, "int8", "int8", 2)
 
 
+@case("comm", "delta.adam")
+def delta_adam(setting: Setting) -> Iterator[Row]:
+    """A step of Adam on 2^24 float32 from one host to another at .4 GB/s, made, sent and applied piece by piece; ratio = time
+    of the baseline / ours, through the same pipeline."""
+    with net.hosts(2, "3200mbit"):
+        found = net.spread(2, "bench.stepped", str(GRADIENT), "15" if setting.long else "7")
+    times, size = found["times"], found["bytes"]
+    for name, label, bar in (("raw", "raw", 2), ("xor", "XOR + blosc2-zstd", 1.25)):
+        mine, theirs, ratio, wide = against(times, "delta", name)
+        yield row("delta.adam", mine, "s", f"{label}, 0.4 GB/s", theirs, ratio, wide, {"ratio": f">= {bar:g}"},
+                  shrink=size["raw"] / size["delta"], baseline_shrink=size["raw"] / size[name], n=GRADIENT, piece=1 << 18)
+
+
 @case("comm", "sparse.volume")
 def sparse_volume(setting: Setting) -> Iterator[Row]:
     """Words received a rank, over 6 k (P - 1) / P, and the fullest rank over the mean; 8 logical ranks, skewed indices."""

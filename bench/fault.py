@@ -233,8 +233,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dict[str, Any], int]:
     """(state as found, state as left, rows scored) of a rank that goes on for some steps, or to the end."""
     from engine import job as jobs
-from engine import resume
-    from engine import loop
+    from engine import loop, resume
     from engine.config import resolve
     from engine.source.stream import Position
     from engine.survive.protect import Protection

@@ -1,4 +1,4 @@
-"""Rows that change rank, coded or not: a CSV file dealt over two hosts, learned to its end. A case of `source`.
+"""Rows that change rank, coded or not: a CSV file dealt over two hosts; and rows read again, parsed or from the cache.
 
 Also the program on the ranks: `python -m bench.moved FILE CODEC` prints {"wall": …} of opening, parsing, moving and taking.
 """
@@ -8,12 +8,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from bench.learn import folder
 from bench.net import hosts, ranks
-from bench.registry import Missing, Setting, case
+from bench.registry import Missing, Setting, case, versus
 from bench.row import Row, row
 from bench.timing import spread
 
@@ -43,6 +44,34 @@ def rows_moved(setting: Setting) -> Iterator[Row]:
                       "data.codec=plain", float(np.median([plain["wall"] for _, plain in sides])), float(np.median(ratios)),
                       spread(ratios), {} if rate else {"ratio": "<= 1.02"}, coded=sides[0][0]["coded"],
                       bytes_ratio=round(sides[0][0]["sent"] / max(sides[0][1]["sent"], 1), 3), link_mb_s=sides[0][0]["rate"])
+
+
+@case("source", "cache")
+def cache(setting: Setting) -> Iterator[Row]:
+    """A second pass over CSV, and over text whose n-grams are hashed, from the read cache; the same pass parsed again."""
+    from bench.source import written
+    from bench.text import written as documents
+    from engine.source.cache import Cached
+    from engine.source.read import open_source
+
+    with folder() as at:
+        table, texts = at / "rows.csv", at / "texts.txt"
+        written(table, 64 << 20, "short")
+        documents(texts, 20_000)
+        words = {"format": "text", "task": "binary", "labels": ("0", "1"), "text": (("text",), (1, 2, 0, 0, 0)), "hash_bits": 20}
+        for name, path, options in (("cache.csv", table, {"target": "y"}), ("cache.text", texts, words)):
+            plain = open_source(str(path), **options)
+            kept = Cached(open_source(str(path), **options), 1 << 30, str(at))
+
+            def passed(source: Any) -> int:
+                return sum(len(batch) for piece in range(source.pieces) for batch in source.read(piece))
+
+            n = passed(kept)
+
+            ours, theirs = (lambda source=source, passed=passed: passed(source) for source in (kept, plain))
+            yield versus(setting, name, "parsed again", ours, theirs, work=n,
+                         unit="rows/cpu s", clock="cpu", mib=path.stat().st_size >> 20, kept_mib=kept.kept_bytes >> 20)
+            kept.close()
 
 
 def main() -> None:

@@ -59,4 +59,18 @@ void bind_route(py::module_& m) {
         return heavy_count(k, n, weight, a, b, c, d, e, f, room, used);
     }, py::arg("keys").noconvert(), py::arg("weight"), py::arg("key").noconvert(), py::arg("count").noconvert(), py::arg("error").noconvert(),
        py::arg("heap").noconvert(), py::arg("where").noconvert(), py::arg("place").noconvert(), py::arg("used"));
+    m.def("seen", [](const Keys& ids, std::int64_t part, std::int64_t low, bool add, Keys& name, Arr<std::int64_t>& since, std::size_t used,
+                     Arr<std::uint8_t>& fresh) {
+        const auto room = static_cast<std::size_t>(name.size());
+        const auto n = static_cast<std::size_t>(ids.size());
+        need(room && !(room & (room - 1)) && since.size() == name.size() && fresh.size() == ids.size(), "seen: the arrays differ in size");
+        need(2 * (used + (add ? n : 0)) <= room, "seen: the table would be more than half full");
+        const auto* k = ids.data();
+        auto* a = writable(name);
+        auto* b = writable(since);
+        auto* c = writable(fresh);
+        py::gil_scoped_release release;
+        return seen(k, n, part, low, add, a, b, room, used, c);
+    }, py::arg("ids").noconvert(), py::arg("part"), py::arg("low"), py::arg("add"), py::arg("name").noconvert(),
+       py::arg("since").noconvert(), py::arg("used"), py::arg("fresh").noconvert());
 }

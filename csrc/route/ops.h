@@ -41,6 +41,11 @@ struct Ops {
 std::size_t heavy_count(const std::uint64_t* keys, std::size_t n, std::uint64_t weight, std::uint64_t* key, std::uint64_t* count,
                         std::uint64_t* error, std::uint32_t* heap, std::uint32_t* where, std::uint32_t* place, std::size_t room, std::size_t used);
 
+// Which ids were not there since slice `low`: fresh[i] = 1, in order, so that the second of two is not; 0 is no id. `add` remembers
+// them, since slice `part`. Table of `room`, a power of two, at most half full: name (0 = empty), since. Returns how many are taken.
+std::size_t seen(const std::uint64_t* ids, std::size_t n, std::int64_t part, std::int64_t low, bool add, std::uint64_t* name,
+                 std::int64_t* since, std::size_t room, std::size_t used, std::uint8_t* fresh);
+
 const Ops& ops(Isa level);
 
 }  // namespace engine::route

@@ -127,10 +127,8 @@ class Events:
             return None
         assert rows.id is not None
         if not self.later:
-            fresh = firsts(rows.id) & ~self.seen.has(rows.id)
-            fresh |= rows.id == 0
+            fresh = self.seen.add(rows.id, now)
             self.counts["duplicates"] += int(np.count_nonzero(~fresh))
-            self.seen.add(rows.id[fresh & (rows.id != 0)], now)
             return rows if fresh.all() else rows.take(np.flatnonzero(fresh))
         return self._parted(rows, now)
 
@@ -326,9 +324,6 @@ class Events:
             head = f"time/{rank}/"
             found = {path[len(head):]: block.data for path, block in state.items() if path.startswith(head)}
             self._adopt(found, place)
-        if ranks:
-            for seen in (self.seen, self.labelled):
-                seen.load(*seen.dump())
 
     def _adopt(self, found: dict[str, Array], place: int) -> None:
         mark, rows, closed = found["mark"].tolist()
@@ -338,10 +333,8 @@ class Events:
         if newest != NO_TIME:
             self.mark.newest[self.link.rank] = max(self.mark.newest.get(self.link.rank, NO_TIME), newest)
         for seen, name in ((self.seen, "seen"), (self.labelled, "labelled")):
-            ids, parts = found[f"{name}/id"], found[f"{name}/part"]
-            mine = self._own(ids)
-            seen._runs += [(part, ids[mine & (parts == part)]) for part in np.unique(parts[mine]).tolist()]
-            seen._runs.sort(key=lambda run: run[0])
+            mine = self._own(found[f"{name}/id"])
+            seen.load(found[f"{name}/id"][mine], found[f"{name}/part"][mine])
         for name in ("held", "early"):
             parts_of = {what: found.get(f"{name}/{what}") for what in FIELDS}
             if parts_of["id"] is None:

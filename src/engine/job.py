@@ -23,6 +23,7 @@ from engine.models import registry
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.ahead import Ahead
+from engine.source.cache import Cached
 from engine.source.live import Live, LiveSource
 from engine.source.read import open_source
 from engine.store import checkpoint as store
@@ -74,7 +75,10 @@ def open_agreed(config: Config, link: Link, source: Any = None) -> Source:
     options = source_options(config)
     first = agreed(link, lambda: open_source(given, **options) if link.rank == 0 else None, "open source")
     plan = link.bcast(first.plan if first is not None else None, name="schema")
-    return agreed(link, lambda: first or open_source(given, plan=plan, **options), "open source")
+    found = agreed(link, lambda: first or open_source(given, plan=plan, **options), "open source")
+    if not config.data.cache or isinstance(found, LiveSource):
+        return found
+    return agreed(link, lambda: Cached(found, config.data.cache, config.data.cache_dir), "open the cache")
 
 
 def source_options(config: Config) -> dict[str, Any]:

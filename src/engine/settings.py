@@ -19,7 +19,8 @@ class Data:
     Table files: `columns` to read; `where` keeps rows ("a>3&b<=0.5").  `rule` by rows: deal, hash, range (of column `key`),
     random, part, window (spans of `window`: "5000rows", or "60s" of the time in column `key`), user (the function that `user`
     names, "module:function" or "file.py:function"); by columns: columns, or a grid of both, grid[:ROWSxCOLUMNS].  `codec`: how
-    rows change rank: plain, rows (coded), or auto, as the measured link has it.
+    rows change rank: plain, rows (coded), or auto, as the measured link has it.  `cache`: bytes of parsed rows that a
+    rank keeps on disk (in `cache_dir`) for reading the source again.
     """
 
     source: str = ""
@@ -45,6 +46,8 @@ class Data:
     spool_bytes: int = 1 << 30
     spool_keep: bool = False
     codec: str = "auto"
+    cache: int = 0
+    cache_dir: str = ""
     rule: str = "deal"
     key: str | None = None
     window: Every = None
@@ -258,6 +261,15 @@ class Fault:
 
 
 @dataclass
+class Degrade:
+    """What is shed where time or ranks are short (docs/survive.md). `budget`: the greatest share of the time for reports and
+    checkpoints, 0 = any.
+    """
+
+    budget: float = 0.25
+
+
+@dataclass
 class Transport:
     """Messages between nodes. `between` mpi, or sockets: own connections, made again where they break. `rails`: interfaces or
     networks they use, the same names on every host (none = the first that is up). In bytes: `chunk` (of a message), `window`
@@ -328,6 +340,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fault: Fault = field(default_factory=Fault)
+    degrade: Degrade = field(default_factory=Degrade)
     transport: Transport = field(default_factory=Transport)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
@@ -375,12 +388,13 @@ LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight":
           "transport.silent": 0.1, "exchange.virtual": 0, "update.every": 1, "update.window": 0, "update.epochs": 1,
           "exchange.damp": 0, "exchange.momentum": 0, "exchange.budget": 0, "exchange.fresh": 0,
           "loop.threads": 0, "loop.window": 1, "checkpoint.keep": 1, "model.batch": 0, "data.piece_bytes": 4096,
-          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20, "data.idle": 0, "data.wait": 0,
+          "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20,
+          "data.cache": 0, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "embed.nice": 0,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
-          "fault.silent": 0.2, "fault.seal": 1}
+          "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0}
 
 
 def _toml(section: str, key: str, value: Any) -> str:

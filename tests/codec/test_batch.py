@@ -13,13 +13,14 @@ from engine.errors import FrameError
 from engine.source.stream import pack, unpack
 from engine.types import Batch
 
-FIELDS = ("y", "order", "previous", "weight", "x", "indptr", "keys", "values")
+FIELDS = Batch.__slots__
 
 
 def rows(n, *, sparse=False, weight=False, ones=False, seed=0):
     draw = np.random.default_rng(seed)
     y, order = draw.integers(0, 2, n).astype(np.float32), np.sort(draw.integers(0, 10**9, n))
-    more = {"weight": draw.random(n).astype(np.float32)} if weight else {}
+    more = {"weight": draw.random(n).astype(np.float32), "time": 10**15 + draw.integers(0, 10**9, n),
+            "id": draw.integers(0, 1 << 63, n).astype(np.uint64)} if weight else {}
     if not sparse:
         return Batch(y, order, np.roll(y, 1), x=np.round(draw.normal(size=(n, 5)), 2).astype(np.float32), **more)
     indptr = np.concatenate([[0], np.cumsum(draw.integers(0, 6, n))]).astype(np.int64)

@@ -228,6 +228,12 @@ static void routes(Isa isa) {
     vector<std::int32_t> out(n);
     route::ops(isa).route16(route::Map<std::int16_t>{owner.data(), forks, 10}, keys.data(), n, out.data());
     say("route", hash_of(out));
+    vector<u64> name(1 << 14);
+    vector<i64> since(1 << 14);
+    vector<u8> fresh(n), again(n);
+    const std::size_t used = route::seen(keys.data(), n, 3, 0, true, name.data(), since.data(), name.size(), 0, fresh.data());
+    route::seen(keys.data(), n, 9, 5, true, name.data(), since.data(), name.size(), used, again.data());
+    say("seen", hash_of(name, since, fresh, again));
 }
 
 static void linear(Isa isa) {

@@ -15,6 +15,7 @@ from engine.source.feed import Lines, counters
 from engine.source.kafka import Partition, Sink, partitions, settings
 from engine.source.schema import named_plan
 from engine.store import checkpoint as store
+from engine.types import join
 
 kafka = pytest.importorskip("confluent_kafka")
 LIMIT_S = 60
@@ -69,6 +70,23 @@ def test_a_cursor_in_the_middle_of_a_message_goes_on_there(broker):
         assert drained(again, 6 - done)[0] == rows[done:]
         again.committed(("", int(marks[done])))
         again.close()
+
+
+def test_rows_have_the_time_of_their_message(broker):
+    address, producer = broker
+    producer.list_topics("timed", timeout=10)
+    for i in range(6):
+        producer.produce("timed", b"%d,1\n%d,1\n" % (i, i), partition=0, timestamp=1_700_000_000_000 + i)
+    assert producer.flush(30) == 0
+    plan = named_plan(("a", "y"), "test", {"task": "regression", "format": "csv", "event": ("@message", "", "auto")})
+    feed, found = Partition(f"kafka://{address}/timed", 0, Lines(plan, "error", counters())), []
+    end = time.monotonic() + LIMIT_S
+    while sum(map(len, found)) < 12 and time.monotonic() < end:
+        portion = feed.poll()
+        found += [] if portion is None else [portion.batch]
+    feed.close()
+    rows = join(found)
+    assert rows.time.tolist() == [1000 * (1_700_000_000_000 + int(a)) for a in rows.x[:, 0]]
 
 
 def test_a_sink_is_acknowledged(broker):

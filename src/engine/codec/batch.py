@@ -25,7 +25,7 @@ GAIN = 0.8  # of the time of plain rows: coding must be clearly faster
 def encode(batch: Batch) -> Array:
     """Rows as uint8: int64 mark and bytes in all, then frames (docs/format.md) behind their lengths, padded to 8 bytes."""
     rows = {"y": batch.y, "order": batch.order, "previous": batch.previous}
-    rows |= {} if batch.weight is None else {"weight": batch.weight}
+    rows |= {name: data for name in ("weight", "time", "id") if (data := getattr(batch, name)) is not None}
     groups = [rows | ({} if batch.x is None else {"x": batch.x})]
     if batch.indptr is not None and batch.keys is not None:
         groups[0]["count"] = np.diff(batch.indptr)

@@ -185,6 +185,10 @@ def route(
 def slots(
     keys: Keys, owner: NDArray[np.int16] | NDArray[np.int32], forks: U32, bits: int, out: U32,
 ) -> None: ...
+def seen(
+    ids: NDArray[np.uint64], part: int, low: int, add: bool, name: NDArray[np.uint64], since: NDArray[np.int64], used: int,
+    fresh: NDArray[np.uint8],
+) -> int: ...
 def heavy_count(
     keys: Keys, weight: int, key: Keys, count: Keys, error: Keys, heap: U32, where: U32, place: U32, used: int,
 ) -> int: ...

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.errors import ConfigError
+from engine.kernels import _native
 from engine.types import NO_TIME, Array
 
 MICRO = 1_000_000
@@ -70,49 +71,54 @@ class Watermark:
 
 
 class Seen:
-    """Ids seen within a horizon, exactly: uint64 hashes in sorted runs, forgotten a slice of the horizon at a time.
+    """Ids seen within a horizon, exactly: uint64 hashes (0 = no id) in an open table, each since a slice of the horizon.
 
     `horizon`: in the unit of `now`, microseconds or rows; an id is remembered for at least that long, at most 9/8 of it.
-    Two ids of 2^64 hashes meet with a chance of n^2 / 2^65.
+    Two ids of 2^64 hashes meet with a chance of n^2 / 2^65. 32 to 64 bytes an id that is remembered.
     """
 
     def __init__(self, horizon: int) -> None:
         self.horizon = max(1, horizon)
-        self._runs: list[tuple[int, Array]] = []  # (slice of the horizon, sorted ids), oldest first
-
-    def __len__(self) -> int:
-        return sum(len(ids) for _, ids in self._runs)
+        self._name, self._since = np.zeros(1 << 10, np.uint64), np.zeros(1 << 10, np.int64)
+        self._used, self._low = 0, NO_TIME
 
     def has(self, ids: Array) -> Array:
         """Which of `ids` are remembered; bool `(n,)`."""
-        found = np.zeros(len(ids), bool)
-        for _, run in self._runs:
-            place = np.minimum(np.searchsorted(run, ids), len(run) - 1)
-            found |= run[place] == ids
-        return found
+        fresh = np.empty(len(ids), np.uint8)
+        _native.seen(ids, 0, self._low, False, self._name, self._since, self._used, fresh)
+        return fresh == 0
 
-    def add(self, ids: Array, now: int) -> None:
-        """Remembers ids that are not, and forgets what is older than the horizon."""
+    def add(self, ids: Array, now: int) -> Array:
+        """Remembers `ids` from now on, and forgets what is older than the horizon; which were not there, bool `(n,)`."""
         part = now * SLICES // self.horizon
-        while self._runs and self._runs[0][0] < part - SLICES:
-            self._runs.pop(0)
-        if not len(ids):
-            return
-        run = np.sort(ids)
-        while self._runs and self._runs[-1][0] == part and len(self._runs[-1][1]) < 2 * len(run):
-            run = np.sort(np.concatenate([self._runs.pop()[1], run]), kind="stable")
-        self._runs.append((part, run))
+        self._low = max(self._low, part - SLICES)
+        if 2 * (self._used + len(ids)) > len(self._name):
+            self._fit(len(ids))
+        fresh = np.empty(len(ids), np.uint8)
+        self._used = _native.seen(np.ascontiguousarray(ids), part, self._low, True, self._name, self._since, self._used, fresh)
+        return fresh == 1
+
+    def _fit(self, more: int) -> None:
+        """A table with room for `more`, without what is forgotten."""
+        ids, parts = self.dump()
+        room = max(1 << 10, 1 << (4 * (len(ids) + more) - 1).bit_length())
+        self._name, self._since, self._used = np.zeros(room, np.uint64), np.zeros(room, np.int64), 0
+        self.load(ids, parts)
 
     def dump(self) -> tuple[Array, Array]:
         """(ids, the slice of each), for a checkpoint."""
-        if not self._runs:
-            return np.empty(0, np.uint64), np.empty(0, np.int64)
-        return (np.concatenate([ids for _, ids in self._runs]),
-                np.concatenate([np.full(len(ids), part, np.int64) for part, ids in self._runs]))
+        live = np.flatnonzero((self._name != 0) & (self._since >= self._low))
+        return self._name[live], self._since[live]
 
     def load(self, ids: Array, parts: Array) -> None:
-        """What was dumped, or a share of it."""
-        self._runs = [(part, np.sort(ids[parts == part])) for part in np.unique(parts).tolist()]
+        """Remembers what was dumped, or a share of it, beside what is there."""
+        if 2 * (self._used + len(ids)) > len(self._name):
+            self._fit(len(ids))
+        fresh = np.empty(len(ids), np.uint8)
+        for part in np.unique(parts).tolist():
+            mine = np.ascontiguousarray(ids[parts == part])
+            self._used = _native.seen(mine, part, part, True, self._name, self._since, self._used, fresh[: len(mine)])
+            self._low = max(self._low, part - SLICES)
 
 
 def firsts(ids: Array) -> Array:

@@ -18,7 +18,8 @@ import numpy as np
 from engine.errors import ConfigError, DataError, PeerError
 from engine.source.feed import At, Feed, Lines, Portion
 from engine.source.live import LiveSource
-from engine.source.schema import Plan
+from engine.source.schema import MESSAGE, Plan
+from engine.types import NO_TIME
 
 FETCH = 10_000  # messages a poll takes at most
 WAIT_S = 30.0
@@ -123,6 +124,7 @@ class Partition:
             offsets = np.arange(first, last + 1)
         else:  # compacted topics and transactions leave holes
             offsets = np.array([message.offset() for message in messages], np.int64)
+        message = np.arange(n)
         if len(found.batch) == n == data.count(b"\n"):
             found.marks[:-1] = offsets << ROW_BITS
         else:
@@ -131,6 +133,9 @@ class Partition:
             begins = np.searchsorted(message, message)  # of each row, the first row of its message
             found.marks[:-1] = (offsets[message] << ROW_BITS) + np.arange(len(message)) - begins
         found.marks[-1] = (last + 1) << ROW_BITS
+        if self._lines.plan.time == MESSAGE:
+            stamps = [message.timestamp()[1] for message in messages]  # milliseconds; below 0: the broker has none
+            found.batch.time = np.array([1000 * ms if ms > 0 else NO_TIME for ms in stamps], np.int64)[message]
         skip, self._skip = self._skip, 0
         if skip:
             found.batch, found.marks = found.batch.slice(skip, len(found.batch)), found.marks[skip:]

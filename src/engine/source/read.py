@@ -63,6 +63,8 @@ def _refuse(spec: str, format: str | None, text: Grams, event: Event) -> None:
     if any(event[:2]) and (spec.startswith(("make:", "demo:", "ring:")) or spec.endswith((".npz", ".npy"))
                            or format in ("libsvm", "frames", "text")):
         raise unnamed(spec)
+    if "@message" in event[:2] and (event[1] == "@message" or not spec.startswith("kafka://")):
+        raise ConfigError("time: @message is the time of a message of Kafka", where=spec, fix="name a column")
 
 
 def open_source(

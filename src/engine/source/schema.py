@@ -18,6 +18,7 @@ from engine.source.event import scale_of
 from engine.types import Array, Schema
 
 SKIP, NUMERIC, CATEGORICAL, TARGET, TARGET_TEXT, TEXT = range(6)
+MESSAGE = -2  # as a column of times: those that the message queue has itself
 WORDS = (1, 1, 0, 0, 0)  # orders of n-grams where none are said: words as they are, counted
 Event = tuple[str, str, str]  # columns of the event time and of the id ("": none), and the unit of numeric times
 Grams = tuple[Sequence[str], Sequence[int]] | None  # columns of text, orders and weight (kernels.plain.text)
@@ -31,7 +32,8 @@ class Plan:
     """How to parse a source's text: plain values, picklable, equal on every rank.
 
     `levels`: numeric labels in class order (empty: regression, or text labels in `schema.labels`).
-    `time`, `id`: columns of the event time and of the row's own name, -1 = none; `scale`: microseconds in a unit of time.
+    `time`, `id`: columns of the event time and of the row's own name, -1 = none (time: MESSAGE = the queue's own);
+    `scale`: microseconds in a unit of time.
     """
 
     format: Literal["csv", "libsvm", "text"]
@@ -229,7 +231,7 @@ def timed(event: Event, names: Sequence[str], goal: int, where: str,
           body: Sequence[Sequence[str]] = ()) -> tuple[int, int, float]:
     """Columns of time and id, -1 = none, and microseconds in a unit of time, by the first number found."""
     time, ident, unit = event
-    places = [column(name, names, where) if name else -1 for name in (time, ident)]
+    places = [MESSAGE if name == "@message" else column(name, names, where) if name else -1 for name in (time, ident)]
     if goal in places:
         raise ConfigError("time: expected columns beside the target", where=where, fix=f"of {', '.join(names[:20])}")
     first = next((v for row in body if places[0] >= 0 and (v := number(row[places[0]])) is not None and np.isfinite(v)), 0.0)

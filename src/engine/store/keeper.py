@@ -20,7 +20,7 @@ from .atomic import make_dir
 from .crash import point
 from .image import Head, Image, chunk_of, load_image, read_head
 from .journal import Durable
-from .record import Record, apply
+from .record import Record, apply, decode_record
 
 SEAL_BYTES = 4 << 20
 
@@ -83,6 +83,10 @@ class Keeper:
         self._since += size
         return self._journal.last
 
+    def take(self, frame: Array) -> None:
+        """`append` of a record as its owner encoded it, uint8; every checksum is verified."""
+        self.append(decode_record(frame), memoryview(frame))  # type: ignore[arg-type]
+
     def seal(self) -> None:
         """The older image becomes the newest: as of the last record."""
         if not self._pending:
@@ -91,6 +95,8 @@ class Keeper:
         newer = heads.index(max(heads))
         older, kept = self._images[1 - newer], self._images[newer]
         point("seal")
+        if older.head is None and kept.head is not None:  # the first time: a copy of the newer is there to be brought forward
+            older.copy(kept.raw)
         advanced = older.head is not None and older.advance([record for record, _ in self._pending], self._pending[-1][1], kept)
         if not advanced:
             self._rewrite(older, kept)

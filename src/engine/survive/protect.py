@@ -16,7 +16,9 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
-from engine.store.record import Change, Record, decode_record
+from engine.store.record import Change, Record
 from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
@@ -120,6 +122,16 @@ class Protection:
         self._told = True  # the first step committed after a recovery is told
         self.flush: Flush | None = None
         self._job: loop.Job | None = None
+        self._pool = ThreadPoolExecutor(1, "keep")  # copies and images are written while the next step is learned
+        self._under: list[Future[Any]] = []
+
+    def _later(self, act: Callable[..., Any], *args: Any) -> None:
+        self._under.append(self._pool.submit(act, *args))
+
+    def _written(self) -> None:
+        """Until all that was left to the thread is done; its errors are raised here."""
+        while self._under:
+            self._under.pop(0).result(self.config.loop.stall_timeout)
 
     def _ringed(self, hosts: Sequence[str]) -> Ring | None:
         """Heartbeats between hosts, at the first rank of each; None on one host, and on the others (collective)."""
@@ -271,6 +283,7 @@ class Protection:
     def pledge(self) -> list[float]:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
+        self._written()
         return [float(self._digest), float(self._own is not None and self._own.due), self.flush.pledge() if self.flush else 0.0]
 
     def heard(self, table: Array) -> None:
@@ -290,7 +303,7 @@ class Protection:
         crash.point("voted")
         if table[:, 1].any():
             for keeper in (self._own, *self._copies.values()):
-                keeper.seal()
+                self._later(keeper.seal)
         if self.flush is not None and self._job is not None:
             self.flush.heard(table[:, 2], self._job)
 
@@ -317,6 +330,7 @@ class Protection:
             return
         began = time.perf_counter()
         crash.point("commit")
+        self._written()
         total = job.merged
         if total is not None and total.keys is not None:
             seed = self._digest & 0xFFFFFFFF
@@ -334,7 +348,7 @@ class Protection:
         if any(self.guards):
             packed = np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
             for ward, data in self._relayed(packed, "records to guards"):
-                self._copies[ward].append(decode_record(data), memoryview(data))  # type: ignore[arg-type]
+                self._later(self._copies[ward].take, data)
         crash.point("kept")
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
@@ -353,6 +367,9 @@ class Protection:
 
     def close(self, *, done: bool) -> None:
         """Ends the heartbeat; where the run is done, node memory is given back."""
+        with suppress(EngineError):  # what could not be written is for the next life to find
+            self._written()
+        self._pool.shutdown()
         self.pulse.done()
         if self.ring is not None:
             self.ring.close()
