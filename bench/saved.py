@@ -44,7 +44,7 @@ def beside(setting: Setting, name: str, ours: Timed, folder: Path, read: bool) -
 
 @case("fault", "checkpoint.write")
 def write(setting: Setting) -> Iterator[Row]:
-    """Both sides end with fsync. The copy reads its bytes from the page cache; the others have them in memory."""
+    """Both sides end with fsync, and copy and checkpoint replace the last one whole. The copy reads from the page cache."""
     from engine.store import checkpoint as store
     from engine.types import Block
 
@@ -61,6 +61,7 @@ def write(setting: Setting) -> Iterator[Row]:
                 while part := source.read(2 << 20):
                     target.write(part)
                 os.fsync(target.fileno())
+            os.replace(folder / "copy", folder / "copied")
 
         yield against(setting, "checkpoint.write", "copy", ours, copy, True)
         yield from beside(setting, "checkpoint.write", ours, folder, False)

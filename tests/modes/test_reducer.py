@@ -90,3 +90,20 @@ def test_one_rank_needs_no_plan():
 def test_unknown_words_name_those_there_are(bad, words):
     with pytest.raises(ValueError, match=words):
         Reducer(Alone(), N, **bad)
+
+
+def test_what_a_sparse_sum_left_is_gone_from_the_next_also_where_it_overflowed():
+    def work(link):
+        made = Reducer(link, 1000, "topk:.01")
+        g = np.zeros(1000, np.float32)
+        g[:5] = 3e38
+        with np.errstate(over="ignore"):
+            first = made(g).copy()
+        later = np.zeros(1000, np.float32)
+        later[500:510] = 1.0
+        return first, made(later).copy()
+
+    for first, second in on_ranks(2, work):
+        assert np.isinf(first[:5]).all() and not first[5:].any()
+        assert second[500:510].tolist() == [2.0] * 10 and not second[:500].any() and not second[510:].any()
+        assert not np.signbit(second).any()
