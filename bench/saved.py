@@ -1,14 +1,20 @@
 """A checkpoint of 1 GiB written and synced, and read back verified, beside the file system's own copy and other formats."""
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from bench.launch import environment
 from bench.peers import peer
 from bench.registry import Missing, Setting, case
 from bench.row import Row, absent, row
@@ -44,7 +50,7 @@ def beside(setting: Setting, name: str, ours: Timed, folder: Path, read: bool) -
 
 @case("fault", "checkpoint.write")
 def write(setting: Setting) -> Iterator[Row]:
-    """Both sides end with fsync. The copy reads its bytes from the page cache; the others have them in memory."""
+    """Both sides end with fsync, and copy and checkpoint replace the last one whole. The copy reads from the page cache."""
     from engine.store import checkpoint as store
     from engine.types import Block
 
@@ -61,6 +67,7 @@ def write(setting: Setting) -> Iterator[Row]:
                 while part := source.read(2 << 20):
                     target.write(part)
                 os.fsync(target.fileno())
+            os.replace(folder / "copy", folder / "copied")
 
         yield against(setting, "checkpoint.write", "copy", ours, copy, True)
         yield from beside(setting, "checkpoint.write", ours, folder, False)
@@ -90,3 +97,30 @@ def read(setting: Setting) -> Iterator[Row]:
 
         yield against(setting, "checkpoint.read", "plain read", ours, plain, True)
         yield from beside(setting, "checkpoint.read", ours, folder, True)
+
+
+@case("fault", "false-kills")
+def false_kills(setting: Setting) -> Iterator[Row]:
+    """Four ranks a core, every step kept, nothing harmed, for a minute (half an hour with --long): kills and restarts."""
+    ranks, lasting = 4 * len(os.sched_getaffinity(0)), 1800 if setting.long else 60
+    with tempfile.TemporaryDirectory(prefix="bench false ") as name:
+        audit = Path(name) / "audit.jsonl"
+        line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", str(ranks), "train", "make:sea?rows=4000000000",
+                "--threads", "1", "--exchange", "64", "--run-dir", "-", "--quiet", "--checkpoint", f"{name}/ck", "--every",
+                "1000000000rows", "fault.ranks_per_node=1"]
+        job = subprocess.Popen(line, env=environment() | {"ENGINE_AUDIT": str(audit)}, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise RuntimeError(f"the run ended by itself: {job.communicate(timeout=lasting)[1][-300:]}")
+            job.send_signal(signal.SIGTERM)
+            job.communicate(timeout=60)
+        finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+        told = [json.loads(text) for text in audit.read_text().splitlines()] if audit.exists() else []
+        saved = [path.name for path in (Path(name) / "ck").glob("step-*")]
+    fenced = sum(event["event"] == "fence" for event in told)
+    again = sum(event["event"] == "relaunch" for event in told)
+    yield row("false-kills", fenced + again, "kills", "none", bars={"value": "<= 0", "saved": ">= 1"}, fenced=fenced,
+              restarts=again, ranks=ranks, seconds=lasting, saved=len(saved))

@@ -62,6 +62,7 @@ class Engine:
         self.session: Session | None = None
         self.link: Link | None = None
         self.config = Config()
+        self._asked = np.empty((0, 0), np.float32)  # rows to predict, kept from call to call
         self._mpi = False
 
     def start(self, comm: int, toml: str | None) -> None:
@@ -135,7 +136,9 @@ class Engine:
         target = self.arrays[out][0]
         if target is None:
             raise DataError(f"predict: expected {out!r} in main memory, found it on a device", fix="publish one of the host")
-        found = self.session.predict(flat(self._array(x), (n, width)))
+        if self._asked.shape != (n, width):
+            self._asked = np.empty((n, width), np.float32)
+        found = self.session.predict(flat(self._array(x), (n, width), self._asked))
         if found.shape != (n,):
             raise DataError(f"predict: expected one score a row, found {found.shape[1]}", fix="use task binary or regression")
         target[...] = found.reshape(target.shape)
@@ -264,11 +267,11 @@ class Engine:
         return foreign.at_address(address, shape, strides, dtype, device=device) if view is None else view
 
 
-def flat(view: Array, shape: tuple[int, ...]) -> Array:
-    """The array in another shape: a view where its layout allows, else copied once, to float32."""
+def flat(view: Array, shape: tuple[int, ...], room: Array | None = None) -> Array:
+    """The array in another shape: a view where its layout allows, else copied once, to float32 (into `room`, where given)."""
     if view.flags.c_contiguous:
         return view.reshape(shape)
-    out = np.empty(shape, np.float32)
+    out = np.empty(shape, np.float32) if room is None else room
     _native.gather(view, out)
     return out
 

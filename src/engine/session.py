@@ -51,7 +51,7 @@ class Session:
                                   fix="use exchange.split=rows and data.rule=deal, or one rank")
             self.events: list[dict[str, Any]] = []  # drifts, relearnings and what the gate kept back
             self._queue = _Queue()
-            self._blank = np.empty(0, np.float32)  # labels of rows to predict
+            self._asked = (np.empty(0, np.float32), np.empty(0, np.int64))  # labels and places of rows to predict
             self._job = jobs.assemble(self.config, self.link, self.schema, self._queue)
             self._job.tactic = relearn.start(self.config, self._job, self.schema, note=self._happened)
         except BaseException:
@@ -125,10 +125,11 @@ class Session:
 
     def predict(self, x: Array) -> Array:
         """Scores of rows (local): margins (binary), one margin a class (multi-class), predictions (regression)."""
-        x = x if self.schema.sparse else host(x)
-        if len(self._blank) != x.shape[0]:
-            self._blank = np.full(x.shape[0], np.nan, np.float32)
-        batch, stage = self._batch(x, self._blank, None), self._job.stage
+        x, stage = x if self.schema.sparse else host(x), self._job.stage
+        if len(self._asked[0]) != x.shape[0]:
+            self._asked = np.full(x.shape[0], np.nan, np.float32), np.arange(x.shape[0])
+        none, order = self._asked
+        batch = self._batch(x, none, None) if self.schema.sparse else Batch(none, order, none, x=self._rows(x, len(none)))
         with getattr(self._job.team, "lock", nullcontext()):
             return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
 
@@ -190,11 +191,15 @@ class Session:
         if self.schema.sparse:
             return Batch(y, order, previous, indptr=np.asarray(x.indptr, np.int64), weight=weight,
                          keys=np.ascontiguousarray(x.indices, np.uint32), values=np.ascontiguousarray(x.data, np.float32))
+        return Batch(y, order, previous, x=self._rows(x, len(y)), weight=weight)
+
+    def _rows(self, x: Any, count: int) -> Array:
+        """`x` as float32 `(count, width)`."""
         x = np.ascontiguousarray(x, np.float32)
-        if x.ndim != 2 or x.shape[1] != self.schema.width or len(x) != len(y):
-            raise DataError(f"rows: expected x of ({len(y)}, {self.schema.width}) for y of ({len(y)},), found {x.shape}",
+        if x.shape != (count, self.schema.width):
+            raise DataError(f"rows: expected x of ({count}, {self.schema.width}) for y of ({count},), found {x.shape}",
                             where=f"rank {self.link.rank}")
-        return Batch(y, order, previous, x=x, weight=weight)
+        return x
 
 
 class _Queue:

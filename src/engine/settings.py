@@ -261,6 +261,15 @@ class Fault:
 
 
 @dataclass
+class Degrade:
+    """What is shed where time or ranks are short (docs/survive.md). `budget`: the greatest share of the time for reports and
+    checkpoints, 0 = any.
+    """
+
+    budget: float = 0.25
+
+
+@dataclass
 class Transport:
     """Messages between nodes. `between` mpi, or sockets: own connections, made again where they break. `rails`: interfaces or
     networks they use, the same names on every host (none = the first that is up). In bytes: `chunk` (of a message), `window`
@@ -331,6 +340,7 @@ class Config:
     loop: Loop = field(default_factory=Loop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fault: Fault = field(default_factory=Fault)
+    degrade: Degrade = field(default_factory=Degrade)
     transport: Transport = field(default_factory=Transport)
     run: Run = field(default_factory=Run)
     embed: Embed = field(default_factory=Embed)
@@ -384,7 +394,7 @@ LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight":
           "embed.nice": 0,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
-          "fault.silent": 0.2, "fault.seal": 1}
+          "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0}
 
 
 def _toml(section: str, key: str, value: Any) -> str:

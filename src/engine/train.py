@@ -22,7 +22,9 @@ from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
-from engine.survive import mend, protect
+from engine.store.atomic import writable
+from engine.survive import mend, protect, retrain
+from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
@@ -52,6 +54,7 @@ class Diary:
     def __init__(self, config: Config, link: Link, title: str, schema: Schema) -> None:
         self.config, self.link, self.title = config, link, title
         self.folder: Path | None = None
+        self.degrade = Degrade(0.0, link.size)
         self.events: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
         self._last = (0.0, 0)
@@ -196,6 +199,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened = jobs.open_agreed(config, link, source)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
+    diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)
     stopped = ""
     while True:
         try:
@@ -242,7 +246,7 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if job.events is not None and config.time.labels == "later":
         job.tactic = job.events
     shield = None if job.events is not None else protect.start(config, link)
-    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened.schema, diary)
+    before = recall(shield, job, opened.schema, diary) or reopened(job, config, opened, diary)
     place = None if before is None else jobs.streams.Position.parse(before["position"])
     job.stream = jobs.stream(config, link, opened, place)
     jobs.timed(job)
@@ -274,17 +278,23 @@ def recall(shield: protect.Protection | None, job: loop.Job, schema: Schema, dia
     return before
 
 
-def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dict[str, Any] | None:
+def reopened(job: loop.Job, config: Config, source: Source, diary: Diary) -> dict[str, Any] | None:
     """What the checkpoint said, where the run goes on from one."""
     folder = config.checkpoint.dir
     if not folder:
         return None
+    places = [Path(place) for place in (folder, config.checkpoint.mirror) if place and not job.link.rank]
+    jobs.agreed(job.link, lambda: writable(places), "look at the checkpoint directory")
     if config.checkpoint.resume == "never":
         if jobs.agreed(job.link, lambda: store.steps(folder), "look for checkpoints"):
             raise StoreError("the checkpoint directory already holds a run", where=folder,
                              fix="go on with --resume, or give an empty directory")
         return None
-    before = resume.restore(job, config, folder, schema)
+    try:
+        before = resume.restore(job, config, folder, source.schema)
+    except store.Unrepairable as lost:
+        diary.happened("retrain", 0, why=retrain.again(lost, job.link, config, source))
+        return None
     if before is not None:
         for problem in before["problems"]:
             diary.note(f"damaged checkpoint passed over: {problem}")
@@ -296,6 +306,14 @@ def reopened(job: loop.Job, config: Config, schema: Schema, diary: Diary) -> dic
 
 def carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, diary: Diary) -> str:
     """Does what is due; returns the reason of a stop."""
+    with diary.degrade.side():
+        stopped = _carry_out(event, job, config, schema, diary)
+    if isinstance(event.action, Report) and not event.action.final:
+        diary.degrade.look(job)
+    return stopped
+
+
+def _carry_out(event: loop.Event, job: loop.Job, config: Config, schema: Schema, diary: Diary) -> str:
     if isinstance(event.action, Save):
         began = time.perf_counter()
         shield = job.keeper if isinstance(job.keeper, protect.Protection) else None

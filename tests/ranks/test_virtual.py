@@ -8,14 +8,14 @@ from engine.store import checkpoint as store
 
 @pytest.mark.parametrize("kind", ["linear", *(pytest.param(k, marks=pytest.mark.long) for k in ("forest", "mlp"))])
 def test_any_number_of_ranks_gives_the_same_bits(kind, tmp_path, mpirun):
-    found, states = [], []
-    for n in (1, 2, 4) if kind == "linear" else (1, 2):
+    found, states, replicas = [], [], 12 if kind == "mlp" else 8
+    for n in (1, 2, 3) if kind == "mlp" else (1, 2, 4) if kind == "linear" else (1, 2):
         folder = tmp_path / str(n)
         args = ["-m", "engine", "train", "make:sea?rows=3000&drift=1500", "--reproducible", "--json", "--checkpoint", folder,
-                "--run-dir", "-", "exchange.every=16", "exchange.virtual=8", f"model.kind={kind}", "tree.trees=3"]
+                "--run-dir", "-", "exchange.every=16", f"exchange.virtual={replicas}", f"model.kind={kind}", "tree.trees=3"]
         done = mpirun(n, args)
         assert done.returncode == 0, done.stderr
-        assert "8 replicas in order took" in done.stderr
+        assert f"{replicas} replicas in order took" in done.stderr
         found.append({key: value for key, value in json.loads(done.stdout).items()
                       if key in ("accuracy", "logloss", "auc", "kappa", "rows", "window_accuracy")})
         state, _ = store.load(store.latest(folder))

@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from engine.cli import main
-from engine.errors import StoreError
+from engine.cli import main, parse
+from engine.errors import ConfigError, StoreError
 from engine.store import checkpoint as store
 from engine.store.checkpoint import bases, commit, latest, load, save_delta, save_part, split, step_dir, steps
 from engine.store.heal import heal, mirror_step
 from engine.store.record import Change, Record
+from engine.survive.archive import ckpt
 from engine.types import Block
 
 COLUMNS = (("w", "owner"), ("n", "add"))
@@ -149,6 +150,9 @@ def test_the_verbs(tmp_path, capsys):
     assert code == 0 and json.loads(out)["parts"] == 3
     same(load(latest(tmp_path / "c"))[0], states[4])
     assert bases(tmp_path / "c", 4) == set()
+    for there in ("a", "c"):  # what is there is never overwritten
+        with pytest.raises(ConfigError, match="without checkpoints"):
+            ckpt(parse(["ckpt", "reshard", str(tmp_path / "a"), "-n", "2", "-o", str(tmp_path / there)]))
     code, out = run(capsys, "export", tmp_path / "a", "-o", tmp_path / "model.npz", "--json")
     with np.load(tmp_path / "model.npz") as arrays:
         np.testing.assert_array_equal(arrays["model"], states[4]["model"].data)

@@ -2,7 +2,8 @@
 
 Each mini-batch is scored, then learned: the chain turns its mean gradient into a change of the parameters.  An Update
 holds, in one float32 vector, the changes since the base of the parameters and of what the policies merge, and a tail
-of sums: replicas that learned, rows a class, squares of the changes a span.  At the merge (S = sum of the replicas' changes D):
+of sums: replicas that learned, their steps, rows a class, squares of the changes a span.  At the merge (S = sum of the
+replicas' changes D):
 `average` takes S / ranks, `add` takes S, and `owner` takes S * clip(sum |D|^2 / |S|^2, 1 / ranks, 1) a span: changes
 that are orthogonal add up, changes that agree are averaged.  Source of the idea: Maleki et al., "Scaling distributed
 training with adaptive summation" (2020), here as a function of sums, so that it commutes.
@@ -191,7 +192,7 @@ class Graded:
 
     def _mark_base(self) -> None:
         self._base = [array.copy() for _, _, array in self._merged()] if self._made["tracked"] else []
-        self._base_seen, self._rows = self.seen.copy(), 0.0
+        self._base_seen, self._base_steps, self._rows = self.seen.copy(), self.steps, 0.0
         self._base_scale = None if self._scale is None else self._scale.copy()
 
     def state(self) -> State:
@@ -247,7 +248,7 @@ class Graded:
             parts.append(change.ravel())
             if rule == "theta":
                 squares = np.array([np.dot(change[s], change[s]) for s in self.net.spans.values()], np.float32)
-        tail = [np.array([self._rows > 0], np.float32), self.seen - self._base_seen, squares]
+        tail = [np.array([self._rows > 0, self.steps - self._base_steps], np.float32), self.seen - self._base_seen, squares]
         if self._scale is not None and self._base_scale is not None:
             tail.append(scaler.pack(scaler.since(self._base_scale, self._scale))[1].ravel())
         return Update(None, np.concatenate([*parts, *tail]).astype(np.float32)[:, None], self._rows)
@@ -263,7 +264,9 @@ class Graded:
 
         merged = self._merged()
         changes = [cut(array.size) for _, _, array in merged]
-        active = max(float(cut(1)[0]), 1.0)
+        learned, steps = cut(2).tolist()
+        active = max(learned, 1.0)
+        self.steps = self._base_steps + round(steps / active)  # schedules of all replicas stand at the same step
         seen, squares = cut(len(self.seen)), cut(len(self.net.spans))
         for (_, rule, array), base, change in zip(merged, self._base, changes, strict=True):
             if rule == "theta":

@@ -5,25 +5,26 @@ base (`t_` is summed), so this is for linear models and networks.
 """
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from engine.errors import ConfigError, DataError, StoreError
+from engine.errors import ConfigError, DataError
 from engine.models import loss as losses
+from engine.models.mean import Mean
 from engine.models.registry import Spec, kind, made_by
-from engine.types import Array, Batch, Block, State, Update
+from engine.types import Array, Batch
 
 KEPT = ("coef_", "intercept_", "coefs_", "intercepts_")
 
 
-class Estimator:
+class Estimator(Mean):
     """`classes` labels (1: a regressor); `batch` rows a `partial_fit`, each batch scored before it is fitted."""
 
+    path, summed = "model/sklearn", 1  # the count of updates, `t_`
+
     def __init__(self, estimator: Any, width: int, task: str, classes: int, *, batch: int = 32) -> None:
-        self.estimator, self.task, self.width, self.batch, self.bad, self._rows = estimator, task, width, batch, 0, 0.0
+        self.estimator, self.task, self.width, self.batch, self.bad = estimator, task, width, batch, 0
         self.labels = np.arange(2 if task == "binary" else classes)
         # One fit on zeros makes the attributes; weights of linear models then start from zero, as new ones do.
         self._fit(Batch(self.labels * 1.0, self.labels, self.labels, x=np.zeros((len(self.labels), width), np.float32)))
@@ -31,8 +32,8 @@ class Estimator:
             raise ConfigError(f"sklearn: expected an estimator with coefficients, found {type(estimator).__name__}",
                               fix="a linear model or a network; model.kind=bayes, kmeans or forest for the others")
         if hasattr(estimator, "coef_"):
-            self._put(np.append(np.zeros(len(self._flat()) - 1), 1.0))
-        self._base = self._flat()
+            self.put(np.append(np.zeros(len(self.flat()) - 1), 1.0))
+        self.mark()
 
     def _fit(self, rows: Batch) -> None:
         y, more = (rows.y, {}) if self.task == "regression" else (rows.y.astype(int), {"classes": self.labels})
@@ -43,11 +44,11 @@ class Estimator:
         found = [getattr(self.estimator, name) for name in KEPT if hasattr(self.estimator, name)]
         return [array for held in found for array in (held if isinstance(held, list) else [held])]
 
-    def _flat(self) -> Array:
+    def flat(self) -> Array:
         """A float64 copy of all of them, and the count of updates last."""
         return np.concatenate([*(np.ravel(a) for a in self._arrays()), [getattr(self.estimator, "t_", 1.0)]], dtype=np.float64)
 
-    def _put(self, flat: Array) -> None:
+    def put(self, flat: Array) -> None:
         at = 0
         for array in self._arrays():
             array[...], at = flat[at : at + array.size].reshape(array.shape), at + array.size
@@ -75,35 +76,11 @@ class Estimator:
             self.bad += int(np.count_nonzero(~np.isnan(part.y))) - len(use)
             if len(use):
                 self._fit(part.take(use))
-                self._rows += float(len(use))
+                self.rows += float(len(use))
         return np.concatenate(out) if out else np.zeros(0, np.float32)
 
     def link(self, scores: Array) -> Array:
         return scores if self.task == "regression" else losses.sigmoid(scores).astype(np.float32)
-
-    def state(self) -> State:
-        return {"model/sklearn": Block(self._flat())}
-
-    def load(self, state: Mapping[str, Block]) -> None:
-        found = state["model/sklearn"].data if "model/sklearn" in state else np.zeros(0)
-        if len(found) != len(self._base):
-            raise StoreError(f"model/sklearn: expected {len(self._base)} numbers, found {len(found)}")
-        self._put(found)
-        self._base, self._rows = self._flat(), 0.0
-
-    def fork(self) -> Estimator:
-        twin = copy.deepcopy(self)
-        twin.load(self.state())
-        return twin
-
-    def update(self) -> Update:
-        return Update(None, np.append(self._flat() - self._base, float(self._rows > 0))[:, None], self._rows)
-
-    def merge(self, total: Update, ranks: int) -> None:
-        change = total.values[:-1, 0] / max(float(total.values[-1, 0]), 1.0)
-        change[-1] = total.values[-2, 0]
-        self._put(self._base + change)
-        self._base, self._rows = self._flat(), 0.0
 
 
 @kind("sklearn")

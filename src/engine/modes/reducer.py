@@ -24,7 +24,7 @@ from engine.types import Array, Link
 TAG = 112
 PROBE = 1 << 18  # elements on which codecs are timed
 TRIALS = 4  # real steps on end of a candidate's trial, of which the first warms up
-WIN, STAY = 0.8, 1.0  # of dense's time: what a candidate has to reach in trials to be taken, and to be kept
+WIN, STAY = 0.9, 1.0  # of dense's time: what a candidate has to reach in trials to be taken, and to be kept
 SLOWER = 1.25  # times dense's time in its trial: a pace that calls for another
 LEAST_BETWEEN, MOST_BETWEEN = 128, 1 << 14  # steps from one look to the next
 AUTO = ("dense", "bf16", "int8", "sign", "topk")

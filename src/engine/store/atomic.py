@@ -78,6 +78,15 @@ def make_dir(path: Path) -> None:
         raise refused(error, path, 0) from error
 
 
+def writable(paths: Iterable[Path]) -> None:
+    """Makes each directory where it is absent; StoreError where a file cannot be made in it."""
+    for path in paths:
+        make_dir(path)
+        write_file(path / ".probe", [b"x"])
+        with suppress(OSError):
+            os.unlink(path / ".probe")
+
+
 def move_dir(source: Path, target: Path) -> None:
     """Rename a directory and make it durable; StoreError where the disk refuses."""
     try:

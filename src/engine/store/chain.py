@@ -23,13 +23,13 @@ from .record import Record, decode_record, encode_record
 Ranges = Mapping[str, tuple[int, int]]
 
 
-def write_delta(folder: Path, file: str, record: Record, ranges: Ranges) -> tuple[int, int, dict[str, Any]]:
+def write_delta(folder: Path, file: str, record: Record, ranges: Ranges, small: bool = True) -> tuple[int, int, dict[str, Any]]:
     """(size, crc, layout of every block named in `ranges`) of the part file with this record."""
     make_dir(folder)
     meta = dict(record.meta) | {"ranges": {path: list(at) for path, at in ranges.items()}}
     whole = Record(record.version, record.base, record.changes, meta, record.epoch, record.state_hash, record.shard,
                    record.shards)
-    size, crc = write_file(folder / file, encode_record(whole, small=True))
+    size, crc = write_file(folder / file, encode_record(whole, small=small))
     return size, crc, meta
 
 

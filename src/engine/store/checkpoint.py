@@ -127,10 +127,12 @@ def _layout(block: Block, total: int) -> dict[str, Any]:
     }
 
 
-def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any]) -> PartInfo:
-    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is."""
+def save_delta(root: Path | str, record: Record, ranges: Ranges, layout: Mapping[str, Any], *, small: bool = True) -> PartInfo:
+    """Write what changed since the checkpoint of step `record.base`; `layout[path]` describes every block as it now is.
+    `small`: row numbers are coded.
+    """
     file = f"part-{record.shard:04d}-of-{record.shards:04d}.bin"
-    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges)
+    size, crc, _ = write_delta(_scratch(root, record.version), file, record, ranges, small)
     return PartInfo(file, size, crc, (), dict(layout))
 
 
@@ -273,9 +275,13 @@ def newest(root: Path | str) -> tuple[State, dict[str, Any], Checkpoint]:
     raise StoreError("no checkpoint found", where=str(root), fix="give the directory that --checkpoint wrote")
 
 
-def _none_intact(root: Path | str, problems: list[str]) -> StoreError:
-    return StoreError("no checkpoint is intact: " + "; ".join(problems), where=str(root),
-                      fix="restore the directory from a copy, or start anew with another directory")
+class Unrepairable(StoreError):
+    """There are checkpoints, and none is intact."""
+
+
+def _none_intact(root: Path | str, problems: list[str]) -> Unrepairable:
+    return Unrepairable("no checkpoint is intact: " + "; ".join(problems), where=str(root),
+                        fix="restore the directory from a copy, or start anew with another directory")
 
 
 def open_checkpoint(folder: Path | str) -> Checkpoint:
@@ -386,7 +392,7 @@ def check_match(meta: Mapping[str, Any], match: Mapping[str, Any], where: str) -
     """StoreError where what was saved is of another run: names both values of the first key that differs."""
     saved = meta.get("match", {})
     wanted = json.loads(json.dumps(dict(match)))
-    for key in sorted({*saved, *wanted}):
+    for key in sorted({*saved, *wanted}, key=lambda key: (key != "model.kind", key)):  # other options follow from the kind
         if saved.get(key) != wanted.get(key):
             raise StoreError(
                 f"checkpoint is of another run: {key} is {saved.get(key)!r} there and {wanted.get(key)!r} here",

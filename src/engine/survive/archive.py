@@ -164,6 +164,9 @@ def _reshard(args: argparse.Namespace) -> dict[str, Any]:
     """The newest intact checkpoint as one whole (a chain is compacted) of N part files, in another directory."""
     if not args.output or args.ranks < 1:
         raise ConfigError("reshard: expected -n N and -o DIR", fix="engine ckpt reshard DIR -n 4 -o DIR2")
+    if there := steps(args.output):
+        raise ConfigError(f"reshard: expected a directory without checkpoints, found those of steps {there}", where=args.output,
+                          fix="give another directory to -o")
     state, meta, found = newest(args.ckpt)
     parts = [save_part(args.output, found.step, rank, args.ranks, state) for rank in range(args.ranks)]
     return {"path": str(commit(args.output, found.step, parts, meta)), "step": found.step, "parts": args.ranks}

@@ -43,6 +43,8 @@ class Flush:
         self._threads: list[threading.Thread] = []
         self._closed: EngineError | None = None
         self._began_s = self.stall_s = self.write_s = 0.0
+        self.mirror_every, self.small, self.scrub = 1, True, True  # what may be shed, see degrade.py
+        self._mirrors = 0
 
     def mark(self, record: Record) -> None:
         """Rows of this step are no longer what the last checkpoint holds."""
@@ -76,7 +78,7 @@ class Flush:
             ranges = {path: (split(rows[path], rank, size)[0] if path in rows else 0, rows.get(path, len(block.data)))
                       for path, block in shard.items()}
             layout = {path: _layout(block) for path, block in resume.views(job).items()}
-            work = partial(store.save_delta, folder, record, ranges, layout)
+            work = partial(store.save_delta, folder, record, ranges, layout, small=self.small)
         else:
             self._since, base = 0, -1
             state, parts = _share(resume.views(job), rank, size)
@@ -137,11 +139,12 @@ class Flush:
         checkpoint = self.config.checkpoint
         try:
             store.commit(checkpoint.dir, step, parts, meta, keep=checkpoint.keep, base=None if base < 0 else base)
-            if checkpoint.mirror:
+            self._mirrors = (self._mirrors + 1) % self.mirror_every
+            if checkpoint.mirror and not self._mirrors:
                 heal.mirror_step(checkpoint.dir, step, checkpoint.mirror)
                 self.notes += heal.heal(checkpoint.dir, checkpoint.mirror)
             older = [number for number in store.steps(checkpoint.dir) if number < step]
-            if older:  # the scrub: one older checkpoint is read back each time
+            if older and self.scrub:  # the scrub: one older checkpoint is read back each time
                 found = store.problem_of(store.step_dir(checkpoint.dir, older[-1]), deep=True)
                 self.notes += [f"scrub: {store.step_dir(checkpoint.dir, older[-1])}: {found}"] if found else []
         except EngineError as error:
