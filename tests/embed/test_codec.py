@@ -200,5 +200,5 @@ int main(void) {
     program = compiled(source, tmp_path / "codec")
     kept = ("LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")  # of a run under sanitizers
     clean = {"PATH": "/usr/bin:/bin", **{name: os.environ[name] for name in kept if name in os.environ}}
-    done = subprocess.run([program], capture_output=True, text=True, timeout=30, env=clean)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env=clean)
     assert done.stdout.split() == ["1", "1"], done.stderr

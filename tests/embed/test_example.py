@@ -140,7 +140,7 @@ def test_a_cpp_program_by_cmake_and_by_pkg_config(tmp_path):
     subprocess.run(["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", tmp_path / "solver.cpp", "-o", tmp_path / "direct",
                     *shlex.split(flags)], check=True, timeout=120)
     for program in (build / "solver", tmp_path / "direct"):
-        done = subprocess.run([program], capture_output=True, text=True, timeout=60, env=environment())
+        done = subprocess.run([program], capture_output=True, text=True, timeout=120, env=environment())
         assert done.stdout.split() == ["64", "1", "1"], done.stderr
 
 

@@ -81,7 +81,7 @@ int main(void) {
     return 0;
 }""")
     compiled(source, program)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=60, env={**environment(), name: value})
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env={**environment(), name: value})
     assert done.returncode == 0 and done.stderr == ""
     first, *message = done.stdout.splitlines()
     assert first == "69 1"
