@@ -201,6 +201,9 @@ class Replicated:
             raise ConfigError(f"replicated: expected sync, semi or async, found {ack!r}")
         if not table.ledger.backups:
             raise ConfigError("replicated: the ledger keeps no backups", fix="set shard.backups to 1 or more")
+        if hasattr(table, "flush"):
+            raise ConfigError("replicated: copies are made when a write is at its owner, and this table combines adds",
+                              fix="open it with combine=0")
         self.table, self.ack = table, ack
         self._late: dict[int, set[int]] = {}
 

@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from engine.kernels import _native
 from engine.shard.ledger import Ledger, bits_for
 from engine.store.table import Table, buckets_for
+from engine.table.combine import LIMIT_S, Combined
 from engine.table.log import Log, opened, restore
 from engine.types import Array, Link
 
@@ -44,6 +45,8 @@ class Store:
         return count
 
     def close(self) -> None:
+        if isinstance(self.table, Combined):
+            self.table.flush()
         if self.log is not None:
             self.log.append()
             self.log.close()
@@ -55,10 +58,12 @@ class Store:
 
 def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, admit: int = 1, onesided: str = "auto",
                service_mode: str = "auto", slots_bits: int | None = None, backups: int = 0, timeout_s: float = 60.0,
-               folder: Path | None = None) -> Store:
+               folder: Path | None = None, combine: int = 0, combine_s: float = LIMIT_S) -> Store:
     """Collective: a table of `width` floats a row with room for `rows` rows a rank, over the ranks of `link`.
 
-    `link`: a comm.world.World (its communicator is duplicated), or any in-process Link with one rank.
+    `link`: a comm.world.World (its communicator is duplicated), or any in-process Link with one rank. `combine`: adds to other
+    nodes are summed for the ranks of a node, in a queue of so many rows, and sent at a clock, when it is full, or after
+    `combine_s` (table/combine.py; 0: each rank sends its own, at once).
 
     >>> from engine.comm.local import Alone
     >>> store = open_table(Alone(), width=2, rows=100)
@@ -89,8 +94,12 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     if onesided == "rma" or (onesided == "auto" and isinstance(link, World) and pays(link, node)):
         held.append(window.Window(comm, memory[link.rank]))
     remote: Any = service.Direct(0, [server], [threading.Lock()])
-    table = Table(ledger, memory, link.rank, remote, writer=2 * mates.index(link.rank), init=init, path=onesided,
-                  window=held[0] if held else None, timeout_s=timeout_s)
+    queue: dict[str, Any] = {}
+    if combine:
+        queue = {**_queue(link, node, width, combine, admit, folder), "mates": memory, "limit_s": combine_s}
+    table = (Combined if combine else Table)(
+        ledger, memory, link.rank, remote, writer=2 * mates.index(link.rank), init=init, path=onesided,
+        window=held[0] if held else None, timeout_s=timeout_s, **queue)
     server.add(0, table.node, table.mine)
     if comm is not None:
         mode = "inline" if onesided == "shared" else service_mode
@@ -115,6 +124,19 @@ def _slabs(link: Link, node: Array, width: int, rows: int, admit: int, folder: P
     _native.slab_make(memory[link.rank], buckets, width, writers, admit)
     link.barrier(name="table rows made")
     return memory
+
+
+def _queue(link: Link, node: Array, width: int, rows: int, admit: int, folder: Path | None) -> dict[str, Any]:
+    """The node's queue of combined adds, in the memory of its first rank, and a mark for each of its ranks."""
+    if rows < 1 or admit > 1:
+        raise ConfigError(f"combine: expected 1 row or more, and admission at the first add, found {rows} and admit={admit}",
+                          fix="sums hide how often a key was asked for: set admit to 1, or combine to 0")
+    lead, writers = int(np.flatnonzero(node == node[link.rank])[0]), 2 * RANKS_A_NODE
+    buckets, wide = (buckets_for(rows), width) if link.rank == lead else (buckets_for(1), 1)
+    marks = window.share(link, _native.slab_bytes(buckets, wide, writers), node, name="combined adds", folder=folder)
+    _native.slab_make(marks[link.rank], buckets, wide, writers, 1)
+    link.barrier(name="combined adds made")
+    return {"queue": marks[lead], "rows": rows, "marks": marks}
 
 
 def open_group(size: int, *, width: int, rows: int, init: Array | None = None, admit: int = 1, slots_bits: int = 10,
