@@ -365,3 +365,13 @@ class Counts:
 
     def add(self, name: str, amount: float = 1) -> None:
         self.values[name] = self.values.get(name, 0) + amount
+
+
+def whole_rows(data: Array) -> Array:
+    """`(n, ...)` as `(n, 1)` elements of a whole row each, a view: copied more than twice as fast than number by number.
+
+    As it is where the numbers of a row do not lie side by side.
+    """
+    if data.ndim != 2 or not data.size or data.strides[1] != data.itemsize or data.dtype.hasobject:
+        return data
+    return data.view(f"V{data.shape[1] * data.itemsize}")

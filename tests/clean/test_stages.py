@@ -12,7 +12,7 @@ from engine.clean.pipeline import open_pipeline
 from engine.comm.local import group
 from engine.errors import ConfigError
 from engine.kernels import _native
-from engine.types import Batch, Schema
+from engine.types import Batch, Block, Schema
 
 NAMES = ("a", "b", "c")
 SCHEMA = Schema(3, False, "binary", (), NAMES)
@@ -226,7 +226,28 @@ def test_components_are_those_of_all_rows_before():
     for start in range(0, 2000, 100):
         pipeline.learn(batch.slice(start, start + 100))
     axes = np.linalg.eigh(np.cov(batch.x.T.astype(np.float64), bias=True))[1][:, ::-1][:, :2]
-    np.testing.assert_allclose(np.abs(pipeline.state()["clean/0/axes"].data), np.abs(axes), atol=1e-6)
+    found = pipeline.state()["clean/0/axes"].data
+    np.testing.assert_allclose(found.T @ found, np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(found @ found.T, axes @ axes.T, atol=1e-6)  # the same span
+
+
+def test_components_turn_no_further_than_their_span_and_are_the_same_on_all_ranks():
+    batch, every = rows(4000, gaps=0), 300
+    parts = [open_pipeline([f"pca?k=2&every={every}"], SCHEMA) for _ in range(3)]
+    before = None
+    for start in range(0, 4000, 400):
+        for place, part in enumerate(parts):
+            part.learn(batch.take(np.arange(start + place, start + 400, 3)))
+        total = parts[0].update()
+        for part in parts[1:]:
+            total = {name: Block(total[name].data + block.data, block.columns) for name, block in part.update().items()}
+        for part in parts:
+            part.merge(total, 3)
+        states = [part.state()["clean/0/axes"].data for part in parts]
+        assert all(state.tobytes() == states[0].tobytes() for state in states)
+        if start >= 1600:  # settled: each new axis lies close to the old one
+            assert (np.abs((before * states[0]).sum(0)) > 0.99).all()
+        before = states[0]
 
 
 @pytest.mark.parametrize(("spec", "said"), [("impute?how=mode", "expected one of"), ("scale?columns=z", "expected a column"),

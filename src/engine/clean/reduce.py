@@ -1,6 +1,7 @@
 """Stages with fewer columns out than in: random projection, and principal components fitted online."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from engine.clean.fitted import Fitted
 from engine.clean.pipeline import stage
 from engine.errors import ConfigError
 from engine.kernels import _native
-from engine.types import Array, Batch, Schema
+from engine.types import Array, Batch, Block, Schema
 
 
 @stage("project")
@@ -42,16 +43,18 @@ class Project(Fitted):
 
 @stage("pca")
 class Pca(Fitted):
-    """The `k` principal components of all rows before; made anew every `every` rows and after each exchange of ranks.
+    """The `k` principal components of all rows before, made anew after `every` rows; before that the first `k` columns pass.
 
-    Count, sums and sums of products add up, so many ranks fit what one would. Before `every` rows the first `k` columns pass.
+    Count, sums and sums of products add up, so many ranks fit what one would; they make axes only of merged sums, so that all
+    have the same. New axes span the new components and are turned within their span to lie nearest the old ones (orthogonal
+    Procrustes, Schoenemann 1966): what a model learned of a column stays true. So columns are not ordered by variance.
     """
 
     rules: ClassVar = {"axes": "local", "centre": "local", "made": "local"}  # made again of the sums in `merged`
 
     def __init__(self, k: int = 8, every: int = 1000) -> None:
         super().__init__()
-        self._k, self._every = k, every
+        self._k, self._every, self._shared = k, every, False
 
     def bound(self, schema: Schema, d: int) -> Schema:
         if not 1 <= self._k <= d:
@@ -68,7 +71,7 @@ class Pca(Fitted):
             held["n"] += len(good)
             held["total"] += good.sum(0)
             held["products"] += good.T @ good
-            if held["n"][0] - held["made"][0] >= self._every:
+            if not self._shared and held["n"][0] - held["made"][0] >= self._every:
                 self._make()
         return out, None
 
@@ -77,11 +80,17 @@ class Pca(Fitted):
         centre = held["total"] / n
         spread = held["products"] / n - np.outer(centre, centre)
         axes = np.linalg.eigh(spread)[1][:, ::-1][:, : self._k]
-        sign = np.sign(axes[np.abs(axes).argmax(0), np.arange(self._k)])  # the largest part points up: the same on every rank
-        held["axes"][...], held["centre"][...], held["made"][0] = axes * np.where(sign == 0, 1, sign), centre, n
+        left, _, right = np.linalg.svd(axes.T @ held["axes"])
+        held["axes"][...], held["centre"][...], held["made"][0] = axes @ (left @ right), centre, n
+
+    def merge(self, total: Mapping[str, Block], ranks: int) -> None:
+        for name in ("axes", "centre", "made"):  # what this rank made alone, before it knew of others, is not the others'
+            self.arrays[name][...] = self._base[name]
+        super().merge(total, ranks)
 
     def merged(self) -> None:
-        """Axes are made of the merged sums, so all ranks have the same."""
-        if self.arrays["n"][0] >= self._every:
+        """Axes are made of the merged sums, from the same old ones: all ranks have the same."""
+        self._shared = True
+        if self.arrays["n"][0] - self.arrays["made"][0] >= self._every:
             self._make()
             self._mark()

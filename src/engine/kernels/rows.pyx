@@ -46,7 +46,7 @@ cdef class Router:
 def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data,
             unsigned char[::1] dirty, Py_ssize_t start, int shift):
     """Rows of `width` bytes into `block` at the given row numbers; `dirty[(start + place) >> shift]` = 1 for each chunk met."""
-    cdef Py_ssize_t i, at
+    cdef Py_ssize_t i, at, chunk
     cdef Py_ssize_t total = block.shape[0] // width if width else 0
     if data.shape[0] != rows.shape[0] * width or (start + block.shape[0] - 1) >> shift >= dirty.shape[0]:
         raise ValueError(f"scatter: {rows.shape[0]} rows of {width} bytes, {data.shape[0]} bytes, {dirty.shape[0]} chunks")
@@ -60,5 +60,5 @@ def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows
                 memcpy(&block[at], &data[i * 12], 12)
             else:
                 memcpy(&block[at], &data[i * width], width)
-            dirty[(start + at) >> shift] = 1
-            dirty[(start + at + width - 1) >> shift] = 1
+            for chunk in range((start + at) >> shift, ((start + at + width - 1) >> shift) + 1):
+                dirty[chunk] = 1

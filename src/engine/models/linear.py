@@ -10,7 +10,7 @@ from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import scale as scaler
 from engine.models.registry import Spec, kind
-from engine.types import Array, Batch, Block, State, Update
+from engine.types import Array, Batch, Block, State, Update, whole_rows
 
 Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
 Learner = Literal["sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"]
@@ -199,6 +199,10 @@ class Linear:
             state["stage/scale"] = Block(self._scale)
         return state
 
+    def room(self) -> State:
+        """Arrays that `load` takes as they are: what is read may be put there, in place of a copy of its own."""
+        return {"model/linear": self.view()["model/linear"]}
+
     def changed(self, total: Update) -> dict[str, Any]:
         """Rows that `merge(total)` changes, ascending, by path of the state; the rest of the state is not named."""
         assert total.keys is not None
@@ -220,7 +224,9 @@ class Linear:
                                  fix="load into a model made with the same options")
         self._native.rebase()
         for path, array in mine.items():
-            array[...] = state[path].data
+            data = state[path].data
+            if data.__array_interface__ != array.__array_interface__:  # not put there before
+                whole_rows(array)[...] = whole_rows(data) if data.dtype == array.dtype else data
         self._mark_base()
 
     def follow(self, leader: Linear, keys: Array) -> None:

@@ -12,7 +12,7 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..codec.frame import CODECS, CORE, KINDS, decode_frame, encode_frame, frame
 from ..errors import FrameError, StoreError
 from ..kernels import _native
 from ..kernels.rows import scatter as rows_scatter
-from ..types import Array, Block, State
+from ..types import Array, Block, State, whole_rows
 from .atomic import refused
 from .crash import point
 from .record import START, Record
@@ -33,6 +33,8 @@ CHUNK_SHIFT = 16
 CHUNK_BYTES = 1 << CHUNK_SHIFT
 HEAD_BYTES = 64 << 10
 PAGE_BYTES = 4096
+POPULATE_READ = 22  # of madvise: Linux 5.14 on
+POUR_BYTES = 4 * CHUNK_BYTES  # written at once: summed and copied while it is in the cache
 GROWS_BYTES = 1 << 18  # blocks below this (meters, cursors) get room to double
 
 
@@ -77,11 +79,11 @@ class Image:
             layout[path] = _entry(block, at, room)
             at += room
         chunks = -(-at // CHUNK_BYTES)
-        self._reserve(at, HEAD_BYTES + 4 * chunks + 2 * len(json.dumps(layout)) + 2 * len(json.dumps(dict(record.meta))))
-        self.head = Head(0, 0, 0, 1, 0, START, {}, layout, np.zeros(chunks, np.uint32))
-        for path, block in state.items():
-            self._view(layout[path])[...] = block.data
-        self._dirty = np.ones(chunks, bool)
+        head = HEAD_BYTES + 4 * chunks + 2 * len(json.dumps(layout)) + 2 * len(json.dumps(dict(record.meta)))
+        sums: list[int] = []
+        self._create(-(-head // PAGE_BYTES) * PAGE_BYTES, _poured(state, layout, at, sums))
+        self.head = Head(0, 0, 0, 1, 0, START, {}, layout, np.array(sums, np.uint32))
+        self._dirty = np.zeros(chunks, bool)
         self._seal(record, record.chain)
 
     @property
@@ -92,8 +94,8 @@ class Image:
     def copy(self, data: Array) -> None:
         """Becomes the image whose file is `data`, uint8; FrameError where it is none."""
         head, start = _parse(data, len(data))
-        self._reserve(len(data) - start, start)
-        self._bytes[CORE.size :] = data[CORE.size :]
+        self._create(start, iter([data[start:]]))
+        self._bytes[CORE.size : start] = data[CORE.size : start]
         self._bytes[: CORE.size] = data[: CORE.size]
         self.head, self._dirty = head, np.zeros(len(head.crcs), bool)
 
@@ -152,24 +154,29 @@ class Image:
                 self._map.close()
         self._map = None
 
-    def _reserve(self, body: int, head: int) -> None:
-        """The file, its pages allocated now: a full memory folder is an error here and not a SIGBUS later."""
+    def _create(self, start: int, body: Iterator[Array]) -> None:
+        """A new file: no head, and at `start` the body, written whole and then mapped.
+
+        Written and not stored through the mapping: no page is cleared first, and a full memory folder is an error here and not
+        a SIGBUS later. New and not written over: whoever has the file before mapped keeps what he has read.
+        """
         self.close()
-        start = -(-head // PAGE_BYTES) * PAGE_BYTES
-        size = start + max(body, 1)
+        at = start
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.path.unlink(missing_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                os.ftruncate(handle, size)
-                os.pwrite(handle, bytes(CORE.size), 0)
-                os.posix_fallocate(handle, 0, size)
-                self._map = mmap.mmap(handle, size, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+                _put(handle, np.zeros(start, np.uint8), 0)
+                for part in body:
+                    _put(handle, part, at)
+                    at += part.nbytes
+                self._map = mmap.mmap(handle, at, mmap.MAP_SHARED)
             finally:
                 os.close(handle)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EFBIG):
                 self.path.unlink(missing_ok=True)
-            raise refused(error, self.path, size) from error
+            raise refused(error, self.path, at) from error
         self._body = start
         self._bytes = np.frombuffer(self._map, np.uint8)
 
@@ -215,6 +222,45 @@ class Image:
         self._bytes[: CORE.size] = np.frombuffer(frame, np.uint8)[: CORE.size]
 
 
+def _poured(state: Mapping[str, Block], layout: Mapping[str, dict[str, Any]], size: int, sums: list[int]) -> Iterator[Array]:
+    """The `size` bytes of a body in pieces of one buffer; the checksum of each chunk is added to `sums`."""
+    buffer, fill = np.zeros(POUR_BYTES, np.uint8), 0
+    for path in sorted(layout):
+        for part in _parts(state[path].data, layout[path]["room"]):
+            while len(part):
+                take = min(len(part), POUR_BYTES - fill)
+                buffer[fill : fill + take] = part[:take]
+                part, fill = part[take:], fill + take
+                if fill == POUR_BYTES:
+                    yield _summed(buffer, sums)
+                    fill = 0
+    if fill or not size:
+        yield _summed(buffer[: max(fill, 1)], sums) if size else buffer[:1]
+
+
+def _summed(part: Array, sums: list[int]) -> Array:
+    sums.extend(_native.crc32c(part[low : low + CHUNK_BYTES]) for low in range(0, len(part), CHUNK_BYTES))
+    return part
+
+
+def _parts(data: Array, room: int) -> Iterator[Array]:
+    """A block's bytes, then zeros up to `room`."""
+    data = data if data.ndim else data[None]
+    if data.flags.c_contiguous:
+        yield _flat(data)
+    elif data.size:
+        rows, each = whole_rows(data), max(1, CHUNK_BYTES * len(data) // data.nbytes)
+        for low in range(0, len(rows), each):
+            yield _flat(np.ascontiguousarray(rows[low : low + each]))
+    yield np.zeros(room - data.nbytes, np.uint8)
+
+
+def _put(handle: int, data: Array, at: int) -> None:
+    while len(data):
+        wrote = os.pwrite(handle, data, at)  # type: ignore[arg-type]
+        data, at = data[wrote:], at + wrote
+
+
 def _place(entry: Mapping[str, Any]) -> tuple[int, int]:
     return entry["offset"], entry["room"]
 
@@ -241,11 +287,14 @@ def read_head(path: Path) -> Head:
 
 
 def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
-    """The blocks, copied, every chunk verified. `repair(chunk) -> bytes` is asked for a chunk whose checksum is wrong.
+    """The blocks, every chunk verified, in memory that may be written to.
 
-    FrameError names the first bad chunk that could not be repaired.
+    `repair(chunk) -> bytes` is asked for a chunk whose checksum is wrong.
+
+    FrameError names the first bad chunk that could not be repaired. Nobody may write to the file while the blocks are in use:
+    their pages are its own until they are written to.
     """
-    data = _bytes_of(path)  # private: what is verified is what is used, and a repair hurts nobody
+    data = _mapped(path)  # private: a repair, or a record applied, hurts nobody
     head, start = _parse(data, len(data))
     body = data[start:]
     for chunk, crc in enumerate(head.crcs.tolist()):
@@ -282,6 +331,21 @@ def _bytes_of(path: Path) -> Array:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise refused(error, path, 0) from error
+
+
+def _mapped(path: Path) -> Array:
+    """The file's bytes: its own pages, private to the one who writes to them."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                return np.empty(0, np.uint8)
+            pages = mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise refused(error, path, 0) from error
+    with suppress(OSError):
+        pages.madvise(POPULATE_READ)  # all at once; older kernels find them one by one
+    return np.frombuffer(pages, np.uint8)
 
 
 def _parse(data: Array, whole: int) -> tuple[Head, int]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
 from engine.kernels import _native
 from engine.source import stream as streams
-from engine.source.live import Live, together
+from engine.source.live import Live
 from engine.store import crash
 from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
@@ -41,11 +42,11 @@ from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record
 from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
+from engine.survive.parts import assembled, digest, removed
 from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
 from engine.survive.ring import Ring
 from engine.types import Array, Block, Link, Schema, State
 
-DIGEST_ROWS = 1 << 15
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
 DIGEST = (1 << 52) - 1  # what a float64 of the vote carries exactly
 PER_RANK = "meter/"
@@ -192,8 +193,9 @@ class Protection:
                 break
             below = (choice.epoch, choice.version)
             self.notes.append(f"step {choice.version} of epoch {choice.epoch} is damaged in every copy: an older step is taken")
-        state, meta = _assembled(parts, choice.shards)
-        check_match(meta, resume.matching(self.config, schema), str(self.root))
+        check_match(parts[0][2], resume.matching(self.config, schema), str(self.root))
+        room: State = getattr(job.team.models[0], "room", dict)() if isinstance(job.team, loop.Team) else {}
+        state, meta = assembled(parts, choice.shards, room)
         resume.adopt(job, state, meta)
         check_canary(meta, job)
         return self._recovered(meta, choice.version, began, surveyed)
@@ -271,9 +273,8 @@ class Protection:
         crash.point("began")
         self._began = self._committed = step
         if self.leads:
-            for path in self.root.glob("epoch-*"):
-                if _epoch_of(path) < self.epoch:
-                    shutil.rmtree(path, ignore_errors=True)
+            older = [path for path in self.root.glob("epoch-*") if _epoch_of(path) < self.epoch]
+            Thread(target=removed, args=(older,), name="older epochs").start()  # a page takes as long to free as to fill
 
     def _keep(self, shard: int, role: str, state: State, record: Record) -> Keeper:
         keeper = Keeper(self.folder(shard, role), seal_bytes=self.config.fault.seal)
@@ -356,14 +357,7 @@ class Protection:
 
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
-        digest = 0
-        for path, block in sorted(resume.views(job).items()):
-            if not path.startswith(PER_RANK):
-                digest = _native.crc32c(path.encode(), digest)
-                data = block.data if block.data.ndim else block.data[None]
-                for low in range(0, len(data), DIGEST_ROWS):  # pieces that stay in the cache
-                    digest = _native.crc32c(np.ascontiguousarray(data[low : low + DIGEST_ROWS]), digest)
-        return digest
+        return digest({path: block for path, block in resume.views(job).items() if not path.startswith(PER_RANK)})
 
     def close(self, *, done: bool) -> None:
         """Ends the heartbeat; where the run is done, node memory is given back."""
@@ -480,21 +474,3 @@ def _hints(job: loop.Job) -> dict[str, Array]:
         return {}
     changed = getattr(job.team.models[0], "changed", None)
     return {} if changed is None else dict(changed(job.merged))
-
-
-def _assembled(parts: Sequence[tuple[int, State, dict[str, Any]]], shards: int) -> tuple[State, dict[str, Any]]:
-    """The state of all shards as one, and the meta of the step."""
-    state: State = {}
-    for path in sorted({path for _, part, _ in parts for path in part}):
-        blocks = [part[path] for _, part, _ in parts if path in part]
-        data = np.concatenate([block.data for block in blocks]) if len(blocks) > 1 else blocks[0].data
-        shape = next((meta["shapes"][path] for _, _, meta in parts if path in meta["shapes"]), None)
-        state[path] = Block(data.reshape(shape) if shape else data, blocks[0].columns)
-    meta = dict(parts[0][2])
-    if "mark" in meta:
-        marks = [part["mark"] for _, _, part in parts]
-        meta["position"] = streams.merged(marks, meta["clock"][1], float(meta["label"])).dump()
-    if "live" in meta:
-        live = together([part["live"] for _, _, part in parts], meta["began"])
-        meta["position"] = streams.Position(order=meta["clock"][1], label=float(meta["label"]), live=live).dump()
-    return state, meta | {"ranks": shards}
