@@ -40,7 +40,8 @@ def coded(act: Callable[..., Any]) -> Callable[..., int]:
     @wraps(act)
     def call(self: Engine, *args: Any) -> int:
         try:
-            return act(self, *args) or 0
+            with np.errstate(all="ignore"):  # a warning would be printed into the host's output
+                return act(self, *args) or 0
         except EngineError as error:
             self.text = str(error)
             return error.code
@@ -108,6 +109,9 @@ class Engine:
         if device < 0:
             raise ConfigError(f"{where}: expected device ENGINE_CPU or ENGINE_CUDA + n, found {device}")
         steps = strides if strided else foreign.c_strides(shape, DTYPES[code].itemsize)
+        if any(0 < abs(step) < DTYPES[code].itemsize and size > 1 for step, size in zip(steps, shape, strict=True)):
+            raise DataError(f"{where}: expected strides in bytes, of {DTYPES[code].itemsize} or more, found {steps}",
+                            fix="multiply strides in elements by the size of one")
         view = None if device else foreign.at_address(address, shape, steps, DTYPES[code])
         self.arrays[name] = (view, (address, shape, steps, DTYPES[code], device))
 

@@ -169,7 +169,8 @@ class Stream:
     def _run(self) -> None:
         lower(self._nice)
         try:
-            (self._every if self.queue.full == "wait" else self._newest)()
+            with np.errstate(all="ignore"):  # nobody reads what a thread of a library would print
+                (self._every if self.queue.full == "wait" else self._newest)()
         except BaseException as error:
             self._error, self._broken = error, True
         with self.queue.gate:

@@ -55,12 +55,12 @@ def compiled(source, out, prefix=None, options=()):
         pytest.skip(f"no {wrapper} in {home}, or no {plain}")
     line = [str(compiler), *flags, "-O2", *shlex.split(lib.text("cflags")), str(source), "-o", str(out), *options,
             *shlex.split(lib.text("libs")), "-lm"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}{done.stderr}"
     return out
 
 
-def started(program, n, args=(), prefix=None, timeout_s=100, **env):
+def started(program, n, args=(), prefix=None, timeout_s=240, **env):
     """Runs a compiled program on n ranks of this MPI, or of `prefix`'s; its standard output and error."""
     mpiexec = probe.launcher() if prefix is None else str(prefix / "bin" / "mpiexec")
     options, more = probe.flags(mpiexec, n)

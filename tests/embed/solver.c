@@ -1,7 +1,9 @@
-/* A solver that learns y = 1 x0 + 2 x1 + 3 x2 + 4 x3 on every rank, and prints what it found. Same numbers under any MPI. */
+/* A solver that learns y = 1 x0 + 2 x1 + 3 x2 + 4 x3 on every rank, and prints what it found. Same numbers under any MPI.
+   Arguments: the settings; the steps (100); whether it leaves a checkpoint in the folder of the settings. */
 #include <mpi.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine.h"
@@ -25,6 +27,7 @@ static int must(engine_t *e, int code, const char *what) {
 
 int main(int argc, char **argv) {
     int level, rank, size;
+    const int steps = argc > 2 ? atoi(argv[2]) : 100;
     const char *toml = argc > 1 ? argv[1] : "[loop]\nthreads = 1\n[exchange]\nevery = 16\n[model]\nlearner = 'nag'\n";
     MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -36,7 +39,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < W; i++) q[i][i] = 0.5;
     must(e, engine_publish(e, "q", q, 2, query, NULL, ENGINE_FLOAT64, ENGINE_CPU), "publish q");
     must(e, engine_publish(e, "out", out, 1, &w, NULL, ENGINE_FLOAT64, ENGINE_CPU), "publish out");
-    for (int step = 0; step < 100; step++) {
+    for (int step = 0; step < steps; step++) {
         for (int i = 0; i < N; i++) {
             y[i] = 0;
             for (int j = 0; j < W; j++) y[i] += (j + 1) * (x[i][j] = uniform());
@@ -46,6 +49,7 @@ int main(int argc, char **argv) {
         must(e, engine_learn(e, "x", "y"), "learn");
     }
     must(e, engine_wait(e), "wait");
+    if (argc > 3) must(e, engine_checkpoint(e, NULL), "checkpoint");
     must(e, engine_predict(e, "q", "out"), "predict");
     char text[8192];
     size_t room = sizeof text;

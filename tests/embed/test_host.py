@@ -23,6 +23,31 @@ def test_a_c_solver_learns(tmp_path):
         assert started(foreign, 2, prefix=other()).stdout.splitlines()[0] == first
 
 
+@pytest.mark.long
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_three(tmp_path):
+    """By `checkpoint.dir` alone: each run opens, finds what the last left, and goes on from there."""
+    program = compiled(HERE / "solver.c", tmp_path / "solver")
+    toml = (f"loop.threads = 1\nexchange.every = 16\nmodel.learner = 'nag'\nembed.width = 4\n"
+            f"checkpoint = {{dir = '{tmp_path / 'kept'}', resume = 'auto'}}\n")
+    weights, info = started(program, 2, [toml, 100, "keep"]).stdout.splitlines()[:2]
+    assert json.loads(info)["rows"] == 2 * 100 * 64
+    for n in (1, 3):
+        same, info = started(program, n, [toml, 0]).stdout.splitlines()[:2]
+        assert same.split()[3:] == weights.split()[3:] and json.loads(info)["rows"] == 2 * 100 * 64
+    further, info = started(program, 3, [toml, 10]).stdout.splitlines()[:2]
+    assert json.loads(info)["rows"] == 2 * 100 * 64 + 3 * 10 * 64
+    assert [float(word) for word in further.split()[3:]] == pytest.approx([1, 2, 3, 4], abs=0.3)
+
+
+@pytest.mark.smoke
+def test_solvers_learn_newest_rows_and_a_learner_apart(tmp_path):
+    program = compiled(HERE / "apart.c", tmp_path / "apart")
+    toml = "loop.threads = 1\nexchange.every = 64\nmodel.learner = 'nag'\n"
+    found = started(program, 3, [toml, toml + "embed = {asynchronous = true, full = 'newest', queue = 1}\n"]).stdout.split()
+    assert found[:3] == ["1", "1", "1"]  # both solvers: one model, one count; every row was learned or counted as dropped
+    assert found[3:5] == [str(2 * 100 * 64), "0"] and float(found[5]) < 0.3
+
+
 @pytest.mark.smoke
 def test_mistakes_are_codes_and_the_host_lives(tmp_path):
     program = compiled(HERE / "errors.c", tmp_path / "errors")

@@ -17,7 +17,7 @@ def rows(seed, n=40):
     return x, x @ [1.0, -2.0, 0.5]
 
 
-def together(act, n=2, timeout_s=10.0, **settings):
+def together(act, n=2, timeout_s=60.0, **settings):
     """`act(rank, session)` on n ranks of one process; their results, or the first error."""
     found, errors = [None] * n, []
 
@@ -32,7 +32,7 @@ def together(act, n=2, timeout_s=10.0, **settings):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
     if errors:
         raise errors[0]
@@ -88,19 +88,24 @@ def test_a_full_queue_makes_put_wait():
 def test_newest_wins_never_waits_and_every_rank_ends_with_the_same_model():
     def act(rank, session):
         with session.stream(1, "newest") as stream:
-            slow(session, 0.03 * (1 + rank))
-            longest = 0.0
-            for step in range(30):
-                began = time.monotonic()
+            learn, free = stream._learn, threading.Event()
+            stream._learn = lambda make: (free.wait(60), learn(make))
+            for step in range(30):  # nothing can be learned: a put that waited for room would never return
+                assert not free.is_set()
                 stream.put(*rows(100 * rank + step))
-                longest = max(longest, time.monotonic() - began)
+            assert len(stream.queue.items) == 1 and stream.queue.dropped >= 28
+            free.set()
+            stream.wait()
+            stream._learn = learn
+            slow(session, 0.03 * (1 + rank))
+            for step in range(30):
+                stream.put(*rows(100 * rank + 50 + step))
                 time.sleep(0.002 if rank else 0.004)
             stream.wait()
-            return longest, stream.queue.dropped, session.summary()["rows"], session.predict(rows(0)[0]).tobytes()
+            return stream.queue.dropped, session.summary()["rows"], session.predict(rows(0)[0]).tobytes()
 
     found = together(act)
-    assert all(longest < 1 and dropped > 0 for longest, dropped, *_ in found)
-    assert found[0][2:] == found[1][2:] and 80 <= found[0][2] < 2 * 30 * 40
+    assert found[0][1:] == found[1][1:] and found[0][1] == 40 * (2 * 60 - found[0][0] - found[1][0])
 
 
 def test_wrong_rows_on_one_rank_are_an_error_on_all_and_the_stream_goes_on():
@@ -154,6 +159,39 @@ def test_the_sessions_own_calls_wait_for_the_thread(tmp_path):
         other.put(*rows(6))
     with pytest.raises(ConfigError, match="expected capacity"):
         Session(width=3).stream(0)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_checkpoint_of_two_ranks_resumes_on_one_and_three(tmp_path, streamed):
+    def learn(session, seed):
+        if not streamed:
+            session.partial_fit(*rows(seed))
+            return
+        with session.stream() as stream:
+            stream.put(*rows(seed))
+            stream.wait()
+
+    def first(rank, session):
+        for step in range(3):
+            learn(session, 10 * step + rank)
+        session.checkpoint(str(tmp_path))
+        return session.predict(rows(99)[0]).tobytes(), session.summary()
+
+    def again(rank, session):
+        session.resume(str(tmp_path))
+        at = session.predict(rows(99)[0]).tobytes(), session.summary()
+        learn(session, 50 + rank)
+        return at, session.predict(rows(99)[0]).tobytes(), session.summary()["rows"]
+
+    saved = together(first)
+    assert saved[0] == saved[1] and saved[0][1]["rows"] == 2 * 3 * 40
+    for n in (1, 3):
+        at, after, learned = zip(*together(again, n), strict=True)
+        assert set(after) == {after[0]} and after[0] != saved[0][0]
+        assert learned == (240 + 40 * n,) * n
+        for bits, summary in at:
+            assert bits == saved[0][0]
+            assert summary == pytest.approx(saved[0][1], nan_ok=True)
 
 
 class Lent:
