@@ -137,6 +137,14 @@ def add_tcp(setting: Setting) -> Iterator[Row]:
     yield row("add.tcp", found["ours_gbs"], "GB/s", "MPI_Accumulate", found["theirs_gbs"], bars=bars, mpi=vendor())
 
 
+@case("shard", "add.combined")
+def add_combined(setting: Setting) -> Iterator[Row]:
+    """Rows a second that four ranks of two logical nodes add to each other's tables, eight batches of 64 a clock, combined a node."""
+    found = ranks([], [4], "bench.owners", "combine", timeout_s=90)
+    yield row("add.combined", found["ours"], "rows/s", "each rank by itself", found["theirs"], bars={"ratio": ">= 1"},
+              bytes=found["bytes"], mpi=vendor())
+
+
 @case("shard", "latency")
 def latency(setting: Setting) -> Iterator[Row]:
     """Milliseconds until a row of a rank that computes outside MPI is here; and what its compute keeps."""

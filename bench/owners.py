@@ -132,6 +132,32 @@ def add(link: World) -> dict[str, Any]:
 
 
 @case
+def combine(link: World) -> dict[str, Any]:
+    """Zipf adds of 64 rows by ranks of two nodes of two, with and without one queue a node: requests, rows a second."""
+    link.node = link.rank // 2 * 2
+    draw, items, rounds = np.random.default_rng(link.rank), np.ones((64, 16), np.float32), 5
+    batches = [draw.zipf(1.2, 64) % 5000 for _ in range(80)]
+    stores = [open_table(link, width=16, rows=20000, combine=rows, combine_s=1.0, service_mode="thread") for rows in (2048, 0)]
+    took: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for store, times in zip(stores, took, strict=True):
+            wait(store, "begin")
+            began = time.perf_counter()
+            for i, keys in enumerate(batches):
+                store.table.inc(keys, items)
+                if i % 8 == 7:
+                    store.table.clock()
+                    store.table.wait(1)
+            wait(store, "added")
+            times.append(time.perf_counter() - began)
+    sent = link.vote(np.array([store.remote.sent for store in stores], np.int64), name="sent").sum(axis=0)
+    for store in stores:
+        store.close()
+    rows = link.size * len(batches) * 64
+    return {"ours": rows / median(took[0]), "theirs": rows / median(took[1]), "bytes": float(sent[0] / sent[1])}
+
+
+@case
 def latency(link: World) -> dict[str, Any]:
     """Rank 0 reads one row of the last rank while that computes outside MPI; what the compute keeps."""
     store = open_table(link, width=WIDTH, rows=1 << 12, onesided="served", service_mode="thread")

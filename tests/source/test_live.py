@@ -207,21 +207,47 @@ def test_a_spool_disk_that_is_full_is_named_and_nothing_is_acknowledged(tmp_path
     batch = Batch(np.ones(3, np.float32), np.arange(3), np.full(3, np.nan, np.float32), x=np.ones((3, 2), np.float32))
     spool.append(batch, sender="s", count=3)
     spool.sync()
-    real = os.write
+    calls = []
 
-    def short(handle, data):
-        if len(data) > 100:
-            return real(handle, data[:7])
+    def short(handle, buffers):
+        calls.append(len(buffers))
+        if len(calls) < 8:  # cuts through heads and arrays alike
+            return os.write(handle, buffers[0][:7])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", short)
+    monkeypatch.setattr(os, "writev", short)
     with pytest.raises(StoreError, match="No space left"):
         spool.append(batch, sender="s", count=6)
     monkeypatch.undo()
+    assert len(calls) == 8
     spool.close()
     again = Spool(tmp_path / "spool")
     assert again.next == 3 and again.senders == {"s": 3}
     again.close()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_several_batches_make_one_record_through_short_writes(tmp_path, monkeypatch, dirty):
+    draw = np.random.default_rng(3)
+    batches = []
+    for place, n in enumerate((5, 1, 900, 33)):
+        y, x = draw.normal(size=n).astype(np.float32), draw.normal(size=(n, 3)).astype(np.float32)
+        weight = np.full(n, 2, np.float32) if dirty and place % 2 else None  # a column that only some have
+        batches.append(Batch(y, np.arange(n), y, x=x, weight=weight))
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda file, parts: real(file, [part[:301] for part in parts[:1]]))
+    spool = Spool(tmp_path / "spool")
+    spool.extend(batches, sender="s", count=939)
+    monkeypatch.undo()
+    spool.close()
+    again = Spool(tmp_path / "spool")
+    assert list(again.records()) == [(0, 939, 939)] and again.senders == {"s": 939}
+    (_, found), = again.read(0)
+    again.close()
+    assert np.array_equal(found.x, np.concatenate([b.x for b in batches]))
+    assert np.array_equal(found.y, np.concatenate([b.y for b in batches]))
+    assert found.weight is None or np.array_equal(found.weight, np.repeat([1, 2, 1, 2], [5, 1, 900, 33]))
+    assert (found.weight is not None) == dirty
 
 
 @settings(max_examples=40)

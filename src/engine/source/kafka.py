@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from operator import methodcaller
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,7 +22,7 @@ from engine.types import NO_TIME
 
 FETCH = 10_000  # messages a poll takes at most
 WAIT_S = 30.0
-trouble = methodcaller("error")
+PAUSE_S = 0.001  # after an empty answer: asking costs as much as many messages, and a fetch takes longer
 ROW_BITS = 20  # of a mark: rows of one message
 
 
@@ -56,7 +55,7 @@ class Partition:
         self._away_s, self._wait_s = 0.0, wait_s  # since when no broker answers; how long that may last
         self._consumer = kafka.Consumer({"bootstrap.servers": brokers, "enable.auto.commit": False, "error_cb": self._unwell,
                                          "enable.auto.offset.store": False, "auto.offset.reset": "error", **options})
-        self._next, self._skip = kafka.OFFSET_BEGINNING, 0
+        self._next, self._skip, self._ask_s = kafka.OFFSET_BEGINNING, 0, 0.0
 
     def seek(self, at: At) -> None:
         self._next, self._skip, self._begun = at[1] >> ROW_BITS, at[1] & (1 << ROW_BITS) - 1, False
@@ -65,12 +64,15 @@ class Partition:
         if not self._begun:
             self._consumer.assign([self._kafka.TopicPartition(self.topic, self.partition, self._next)])
             self._begun = True
+        elif time.monotonic() < self._ask_s:
+            return None
         found = self._consumer.consume(FETCH, 0.0)
         if not found:
+            self._ask_s = time.monotonic() + PAUSE_S
             if self._away_s and time.monotonic() - self._away_s > self._wait_s:
                 self._ask()
             return None
-        if any(map(trouble, found)):
+        if any(map(self._kafka.Message.error, found)):
             for error in (message.error() for message in found):
                 if error is not None:
                     self._trouble(error)
@@ -113,7 +115,9 @@ class Partition:
 
     def _rows(self, messages: list[Any]) -> Portion | None:
         """Rows of the messages; the mark of a row is its message's offset and its place among the message's rows."""
-        texts = [message.value() or b"" for message in messages]
+        texts = list(map(self._kafka.Message.value, messages))
+        if None in texts:
+            texts = [text or b"" for text in texts]
         first, last, n = messages[0].offset(), messages[-1].offset(), len(messages)
         data = b"\n".join(texts) + b"\n"  # a message with a line end of its own leaves an empty line, which is passed over
         found = self._lines.rows(data, self.name, 0)

@@ -13,8 +13,9 @@ import os
 import selectors
 import socket
 import struct
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ MAGIC = b"EROW"
 READ_BYTES = 1 << 20
 FRAME_BYTES_MAX = 1 << 28
 HELD_BYTES = 4 << 20  # handed out, not being written yet
+GROUP_BYTES, GROUP_MOST_S, GROUP_PART = 1 << 20, 0.02, 2  # rows wait for others, to share their record and sync, until so
+# many have come, or for twice as long as the last writing took
 WRITE_S = 60.0
 
 
@@ -43,7 +46,7 @@ class Keep(Protocol):
 
     @property
     def full(self) -> bool: ...
-    def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None: ...
+    def extend(self, batches: Sequence[Batch], *, sender: str = "", count: int = 0) -> None: ...
     def sync(self) -> None: ...
     def read(self, row: int) -> Iterator[tuple[int, Batch]]: ...
     def trim(self, row: int) -> None: ...
@@ -80,7 +83,7 @@ class Listener:
         self._rows = 0 if spool is None else spool.next
         self._replay: Iterator[tuple[int, Batch]] | None = None
         self._held: list[tuple[Batch | None, Talk, int]] = []  # taken, not in the spool yet
-        self._held_bytes = 0
+        self._held_bytes, self._held_s, self._wrote_s = 0, 0.0, 0.0  # since when; how long the last writing took
         self._writer = None if spool is None else ThreadPoolExecutor(1, "spool")
         self._writing: Future[list[tuple[Talk, int]]] | None = None
         self._talks: dict[int, Talk] = {}
@@ -189,6 +192,7 @@ class Listener:
         if talk.name:
             self._senders[talk.name] = talk.count
         if self.spool is not None:
+            self._held_s = self._held_s if self._held else time.monotonic()
             self._held.append((batch, talk, talk.count))
             self._held_bytes += 0 if batch is None else sum(
                 data.nbytes for data in (batch.x, batch.keys, batch.values, batch.y) if data is not None)
@@ -219,32 +223,36 @@ class Listener:
         with contextlib.suppress(OSError):  # where it has gone, it asks when it comes back
             talk.end.send(f"{count}\n".encode())
 
-    def _settle(self) -> None:
+    def _settle(self, *, now: bool = False) -> None:
         """Starts writing what is held when the last writing is done, and tells senders what that made durable.
 
-        So the faster rows come, the more of them share a record and a sync.
+        So the faster rows come, the more of them share a record and a sync; a few wait a little, except `now`.
         """
         if self._writing is not None and self._writing.done():
             for talk, count in self._writing.result():
                 self._tell(talk, count)
             self._writing = None
-        if self._writing is None and self._held and self._writer is not None:
+        ripe = now or self._held_bytes >= GROUP_BYTES or (
+            time.monotonic() - self._held_s >= min(GROUP_MOST_S, GROUP_PART * self._wrote_s))
+        if self._writing is None and self._held and ripe and self._writer is not None:
             held, self._held, self._held_bytes = self._held, [], 0
             self._writing = self._writer.submit(self._write, held)
 
     def _write(self, held: list[tuple[Batch | None, Talk, int]]) -> list[tuple[Talk, int]]:
         """In the writing thread: one record for consecutive rows of a sender, one sync for all."""
         assert self.spool is not None
+        began = time.monotonic()
         told: dict[int, tuple[Talk, int]] = {}
         for _, group in groupby(held, key=lambda one: id(one[1])):
             part = list(group)
             talk, count = part[-1][1], part[-1][2]
             batches = [batch for batch, _, _ in part if batch is not None]
             if batches:
-                self.spool.append(join(batches), sender=talk.name, count=count)
+                self.spool.extend(batches, sender=talk.name, count=count)
             if talk.name:
                 told[id(talk)] = (talk, count)
         self.spool.sync()
+        self._wrote_s = time.monotonic() - began
         return list(told.values())
 
     def settle(self) -> None:
@@ -255,7 +263,7 @@ class Listener:
                 if not self._writing.done():
                     raise StoreError(f"writing rows to the spool takes more than {WRITE_S:g} s", where=self.name,
                                      fix="check the disk")
-            self._settle()
+            self._settle(now=True)
 
     def _text(self, talk: Talk) -> tuple[Batch | None, int]:
         assert self._lines is not None

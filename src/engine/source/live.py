@@ -29,7 +29,8 @@ from engine.types import Batch, Link, Schema, join
 SCHEMES = ("follow:", "tcp://", "unix://", "ring:", "kafka://")
 Find = Callable[[bytes, str], Plan]
 LOOK_S = 0.5  # between two looks for new files
-NAP_S = 0.0002
+ALONE = 4  # a rank alone waits so much longer for rows: no other rank waits for it, and an empty step costs too
+NAP_S, NAP_MOST_S, NAP_PART = 0.0002, 0.001, 8  # between two rounds of polls: an eighth of how long nothing has come
 SHARE_TAKES = 64  # steps between two looks at who reads what
 
 
@@ -97,7 +98,7 @@ class Live:
 
     def __init__(self, source: LiveSource, link: Link, cursors: Mapping[str, Any] | None = None, *, wait_s: float = 0.001,
                  keep: int = 2, share: bool = False, order: int = 0) -> None:
-        self._source, self._link, self._wait_s = source, link, wait_s
+        self._source, self._link, self._wait_s = source, link, wait_s if link.size > 1 else ALONE * wait_s
         self._known = self.began = {name: (str(at[0]), int(at[1])) for name, at in (cursors or {}).items()}
         self._feeds: list[Feed] = []
         self._queue: deque[tuple[Feed, Portion, int]] = deque()
@@ -227,7 +228,7 @@ class Live:
                 self._look(now)
             if now >= end or not self._open:
                 return False
-            time.sleep(NAP_S)
+            time.sleep(min(NAP_MOST_S, max(NAP_S, (now - self._heard_s) / NAP_PART)))
 
     def _look(self, now: float) -> None:
         source, link = self._source, self._link

@@ -81,7 +81,7 @@ class Image:
         chunks = -(-at // CHUNK_BYTES)
         head = HEAD_BYTES + 4 * chunks + 2 * len(json.dumps(layout)) + 2 * len(json.dumps(dict(record.meta)))
         sums: list[int] = []
-        self._create(-(-head // PAGE_BYTES) * PAGE_BYTES, _poured(state, layout, at, sums))
+        self._create(-(-head // PAGE_BYTES) * PAGE_BYTES, at, _poured(state, layout, at, sums))
         self.head = Head(0, 0, 0, 1, 0, START, {}, layout, np.array(sums, np.uint32))
         self._dirty = np.zeros(chunks, bool)
         self._seal(record, record.chain)
@@ -94,7 +94,7 @@ class Image:
     def copy(self, data: Array) -> None:
         """Becomes the image whose file is `data`, uint8; FrameError where it is none."""
         head, start = _parse(data, len(data))
-        self._create(start, iter([data[start:]]))
+        self._create(start, len(data) - start, iter([data[start:]]))
         self._bytes[CORE.size : start] = data[CORE.size : start]
         self._bytes[: CORE.size] = data[: CORE.size]
         self.head, self._dirty = head, np.zeros(len(head.crcs), bool)
@@ -154,8 +154,8 @@ class Image:
                 self._map.close()
         self._map = None
 
-    def _create(self, start: int, body: Iterator[Array]) -> None:
-        """A new file: no head, and at `start` the body, written whole and then mapped.
+    def _create(self, start: int, size: int, body: Iterator[Array]) -> None:
+        """A new file: no head, and at `start` the body of `size` bytes, written whole and then mapped.
 
         Written and not stored through the mapping: no page is cleared first, and a full memory folder is an error here and not
         a SIGBUS later. New and not written over: whoever has the file before mapped keeps what he has read.
@@ -176,7 +176,7 @@ class Image:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EFBIG):
                 self.path.unlink(missing_ok=True)
-            raise refused(error, self.path, at) from error
+            raise refused(error, self.path, start + size) from error
         self._body = start
         self._bytes = np.frombuffer(self._map, np.uint8)
 

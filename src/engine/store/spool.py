@@ -17,8 +17,9 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
-from itertools import pairwise
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ import numpy as np
 from engine.codec.rows import rows_decode, rows_encode
 from engine.errors import StoreError
 from engine.kernels import _native
-from engine.types import Batch
+from engine.types import Batch, join
 
 MAGIC, END = b"SPL1", b"END1"
 HEAD = struct.Struct("<4sIIIIQQ")
 SEGMENT_BYTES = 64 << 20
 PLAIN = 1 << 31
+SMALL, VECTORS = 512, min(1024, os.sysconf("SC_IOV_MAX"))  # bytes; buffers of one write
 PROBE, PAYS = 64, 0.8  # a record in 64 is tried; coded where it is a fifth smaller
 
 
@@ -49,22 +51,52 @@ def columns(batch: Batch) -> list[dict[str, Any]]:
 
 def pack(batch: Batch, *, plain: bool = False) -> bytes:
     """A batch as frames of the row codec, or `plain`: arrays as they are, where coding would not make them smaller."""
-    return b"".join(parts(batch, plain))
+    return b"".join(parts([batch], plain))
 
 
-def parts(batch: Batch, plain: bool) -> list[Any]:
-    """The buffers that `pack` joins, not copied."""
+def parts(batches: Sequence[Batch], plain: bool) -> list[Any]:
+    """The buffers of the rows of all, in order, as one batch; plain arrays are not copied."""
+    held = [columns(batch) for batch in batches]
+    alike = all([list(group) for group in one] == [list(group) for group in held[0]] for one in held)
+    if len(held) > 1 and not (plain and alike):  # a column that only some have, or rows that are coded together
+        held = [columns(join(batches))]
     found: list[Any] = []
-    for group in columns(batch):
+    for groups in zip(*held, strict=True):
         if plain:
-            for name, data in group.items():
-                array = np.ascontiguousarray(data)
-                text = f"{name} {array.dtype.str} {','.join(map(str, array.shape))}".encode()
-                found += [struct.pack("<I", PLAIN | len(text)) + text, array.reshape(-1).view(np.uint8).data]
+            for name in groups[0]:
+                arrays = [np.ascontiguousarray(group[name]) for group in groups]
+                rows, *sides = sum(map(len, arrays)), *arrays[0].shape[1:]
+                text = f"{name} {arrays[0].dtype.str} {','.join(map(str, (rows, *sides)))}".encode()
+                found.append(struct.pack("<I", PLAIN | len(text)) + text)
+                found += [array.reshape(-1).view(np.uint8).data for array in arrays]
         else:
-            frame = rows_encode(group, fast=True)
+            frame = rows_encode(groups[0], fast=True)
             found += [struct.pack("<I", len(frame)), frame.data]
     return found
+
+
+def checksum(buffers: Sequence[Any]) -> int:
+    """crc32c of the buffers as one; small ones are put together first, since a call costs more than their bytes."""
+    crc, small = 0, bytearray()
+    for part in buffers:
+        if len(part) < SMALL:
+            small += part
+            continue
+        if small:
+            crc, small = _native.crc32c(small, crc), bytearray()
+        crc = _native.crc32c(part, crc)
+    return _native.crc32c(small, crc) if small else crc
+
+
+def write(file: int, buffers: Sequence[Any]) -> None:
+    """All the buffers to the end of the file, as few calls as the system allows."""
+    left = deque([memoryview(part) for part in buffers])
+    while left:
+        done = os.writev(file, list(islice(left, VECTORS)))
+        while left and done >= len(left[0]):
+            done -= len(left.popleft())
+        if done:
+            left[0] = left[0][done:]
 
 
 def _plain(data: memoryview, size: int) -> tuple[str, Any, int]:
@@ -139,28 +171,27 @@ class Spool:
 
     def append(self, batch: Batch, *, sender: str = "", count: int = 0) -> None:
         """Write rows behind those there; `count`: what the named sender has given by then. Not durable before `sync`."""
-        with self._lock:
-            self._append(batch, sender, count)
+        self.extend([batch], sender=sender, count=count)
 
-    def _append(self, batch: Batch, sender: str, count: int) -> None:
-        name = sender.encode()
+    def extend(self, batches: Sequence[Batch], *, sender: str = "", count: int = 0) -> None:
+        """`append` the rows of one batch or more as one record."""
+        with self._lock:
+            self._append(batches, sender, count)
+
+    def _append(self, batches: Sequence[Batch], sender: str, count: int) -> None:
+        name, rows = sender.encode(), sum(map(len, batches))
         if self._records % PROBE == 0:  # does coding these rows pay? else they go as they are, for less than a copy's price
-            some = batch.slice(0, min(len(batch), 4096))
+            some = batches[0].slice(0, min(len(batches[0]), 4096))
             self._coded = len(pack(some)) < PAYS * len(pack(some, plain=True))
         self._records += 1
-        body = [struct.pack("<H", len(name)) + name, *parts(batch, not self._coded), END]
-        crc, size = 0, sum(map(len, body))
-        for part in body:
-            crc = _native.crc32c(part, crc)
-        head = HEAD.pack(MAGIC, 0, crc, size, len(batch), self.next, count)
+        body = [struct.pack("<H", len(name)) + name, *parts(batches, not self._coded), END]
+        size = sum(map(len, body))
+        head = HEAD.pack(MAGIC, 0, checksum(body), size, rows, self.next, count)
         record = [MAGIC + struct.pack("<I", _native.crc32c(head[8:])) + head[8:], *body]
         if self._file < 0 or self._written >= self._segment_bytes:
             self._begin()
         try:
-            for part in record:
-                left = memoryview(part)
-                while len(left):
-                    left = left[os.write(self._file, left) :]
+            write(self._file, record)
         except OSError as error:
             os.ftruncate(self._file, self._written)
             fix = "free space, or move the spool; unacknowledged rows are still with their senders"
@@ -169,7 +200,7 @@ class Spool:
         self._written += HEAD.size + size
         self._total += HEAD.size + size
         self._segments[self._first] = self._written
-        self.next += len(batch)
+        self.next += rows
         self._dirty = True
         if sender:
             self.senders[sender] = count
