@@ -98,6 +98,7 @@ def test_every_operation_keeps_its_order(size, link):
     link.barrier(name="refused")
 
 
+@pytest.mark.long
 @pytest.mark.ranks(4)
 def test_a_late_mate_and_a_quiet_rank_hold_nothing_up(size, link):
     """Sent after the limit: the clock of a rank whose mate never comes to it, and an add that no clock follows."""
@@ -122,6 +123,7 @@ def test_a_late_mate_and_a_quiet_rank_hold_nothing_up(size, link):
         store.remote.barrier("second")
 
 
+@pytest.mark.long
 @pytest.mark.ranks(4)
 def test_adds_are_combined_while_their_slots_move(size, link):
     """Slots of rank 0 go to rank 2, on the other node, and back, while all ranks add; every add is there once."""
