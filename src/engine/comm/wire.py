@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,8 @@ class Wires:
         """Breaks a connection, as a fault would (for tests)."""
         wire = self.wires.get((peer, rail))
         if wire is not None:
-            wire.sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the other side may have cut it first
+                wire.sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         try:
