@@ -97,7 +97,7 @@ def test_a_run_is_scaled_while_it_learns(tmp_path):
     audit = tmp_path / "audit.jsonl"
     line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", "2", "train", "make:sea?rows=400000", "--threads", "1",
             "--exchange", "64", "--run-dir", "-", "--checkpoint", str(tmp_path / "ck"), "--json", "--every", "1000000rows",
-            "--stop-after", "150000", "fault.ranks_per_node=1"]
+            "--stop-after", "100000", "fault.ranks_per_node=1"]
     job = subprocess.Popen(line, env={**os.environ, "ENGINE_AUDIT": str(audit)}, stdout=subprocess.PIPE,
                            stderr=subprocess.PIPE, text=True, start_new_session=True)
     root = pulse_root(tmp_path / "ck")
@@ -111,7 +111,7 @@ def test_a_run_is_scaled_while_it_learns(tmp_path):
     told = [json.loads(text) for text in audit.read_text().splitlines()]
     assert any("scaled to 3 ranks" in event.get("why", "") for event in told), told
     summary = json.loads(out.splitlines()[-1])
-    assert summary["ranks"] == 3 and summary["rows"] >= 150_000
+    assert summary["ranks"] == 3 and summary["rows"] >= 100_000
     assert not root.exists()
 
 

@@ -212,7 +212,7 @@ def memory_of(run: str) -> Path:
     from engine.survive.pulse import home
     from engine.survive.supervise import name_of
 
-    for name in (run, name_of(run)):
+    for name in (*([run] if Path(run).name == run else []), name_of(run)):  # a path is never a name
         if run and (found := home("/dev/shm") / name).is_dir():
             return found
     raise StoreError(f"no run {run!r} in node memory", where=str(home("/dev/shm")),
