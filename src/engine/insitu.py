@@ -10,8 +10,6 @@ whatever each has newest (a rank that has nothing new takes part without rows un
 """
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -88,7 +86,7 @@ class Stream:
     """
 
     def __init__(self, link: Link, learn: Learn, make: Callable[..., Batch], empty: Batch, *, capacity: int = 4,
-                 full: str = "wait", limit_s: float = 300.0, nice: int = 0) -> None:
+                 full: str = "wait", limit_s: float = 300.0) -> None:
         if capacity < 1 or full not in ("wait", "newest"):
             raise ConfigError(f"stream: expected capacity >= 1 and full 'wait' or 'newest', found {capacity} and {full!r}")
         self.link, self._learn, self._make, self._empty = link, learn, make, empty
@@ -98,7 +96,6 @@ class Stream:
         self._error: BaseException | None = None
         self._raised: BaseException | None = None
         self._broken = self._closed = self._behind = False
-        self._nice = nice
         self._thread = threading.Thread(target=self._run, name="engine learns", daemon=True)
         self._thread.start()
 
@@ -167,7 +164,6 @@ class Stream:
         return self.learned >= self.queue.place and self._settled
 
     def _run(self) -> None:
-        lower(self._nice)
         try:
             with np.errstate(all="ignore"):  # nobody reads what a thread of a library would print
                 (self._every if self.queue.full == "wait" else self._newest)()
@@ -226,13 +222,6 @@ class Stream:
         with self.queue.gate:
             self.learned, self._settled = place, settled
             self.queue.gate.notify_all()
-
-
-def lower(nice: int) -> None:
-    """Makes this thread give way to others by `nice`, where the system has priorities of threads."""
-    if nice and sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def owned(batch: Batch, *sources: Any) -> Batch:

@@ -88,7 +88,7 @@ class Session:
             self.link.relaxed = True
         empty = Batch(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
         self._stream = Stream(self.link, self._learn, self._batch, empty, capacity=capacity, full=full,
-                              limit_s=self.config.loop.stall_timeout, nice=self.config.embed.nice)
+                              limit_s=self.config.loop.stall_timeout)
         return self._stream
 
     def _drain(self) -> None:

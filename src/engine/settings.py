@@ -297,14 +297,12 @@ class Run:
 
 @dataclass
 class Embed:
-    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest; `nice`: how far
-    the thread that learns gives way to the solver where there is no idle core."""
+    """A solver's engine (docs/embed.md). `width` 0 = of the first rows; `queue`: items; `full`: wait or newest."""
 
     width: int = 0
     asynchronous: bool = False
     queue: int = 4
     full: str = "wait"
-    nice: int = 10
 
 
 @dataclass
@@ -391,7 +389,6 @@ LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight":
           "time.lateness": 0, "time.jump": 0, "time.idle": 0.001, "data.spool_bytes": 1 << 20,
           "data.cache": 0, "data.idle": 0, "data.wait": 0,
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
-          "embed.nice": 0,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
           "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0}
