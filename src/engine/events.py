@@ -12,15 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from engine import job as jobs
 from engine import loop
 from engine.errors import ConfigError
 from engine.source.event import MICRO, Panes, Seen, Watermark, firsts
-from engine.source.stream import pack, unpack
+from engine.source.stream import Plain, Wire, parted
 from engine.types import NO_TIME, Array, Batch, Block, Link, State, join
 
 COUNTS = ("rows", "late", "dropped", "duplicates", "untimed", "ahead", "joined", "expired", "unmatched")
@@ -45,6 +45,7 @@ class Events:
     tell: Callable[[dict[str, Any]], None] = lambda window: None  # rank 0: a window that has closed
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     left: bool = True
+    wire: Wire = field(default_factory=Plain)
 
     def __post_init__(self) -> None:
         self.seen, self.labelled = Seen(self.horizon), Seen(self.horizon)
@@ -62,6 +63,11 @@ class Events:
 
     def sift(self, rows: Batch | None, left: bool) -> Batch | None:
         """The rows to score and learn now, of those the stream gave (collective); None where there are none."""
+        lost = [what for what, asked in (("time", self.timed), ("id", self.named))
+                if asked and rows is not None and len(rows) and getattr(rows, what) is None]
+        if lost:
+            raise ConfigError(f"time: expected rows with {lost[0]}, found none in what the source hands over",
+                              fix=f"Batch({lost[0]}=…) of a program, or leave the setting out")
         if self.named and self.link.size > 1:
             rows = self._moved(rows)
         when = np.empty(0, np.int64) if rows is None or rows.time is None else rows.time
@@ -86,15 +92,11 @@ class Events:
 
     def _moved(self, rows: Batch | None) -> Batch | None:
         """Each row at the rank that owns its id; rows without one stay."""
-        size, rank = self.link.size, self.link.rank
-        parts = [np.empty(0, np.uint8)] * size
+        parts = list[Batch | None]([None] * self.link.size)
         if rows is not None and len(rows):
             assert rows.id is not None
-            owner = np.where(rows.id == 0, rank, (rows.id >> np.uint64(32)) % np.uint64(size)).astype(np.int64)
-            order = np.argsort(owner, kind="stable")
-            cuts = np.searchsorted(owner[order], np.arange(size + 1))
-            parts = [pack(rows.take(order[a:b])) if b > a else parts[0] for a, b in pairwise(cuts)]
-        found = [unpack(part) for part in self.link.alltoall(parts, name="rows to owners of ids") if len(part)]
+            parts = parted(rows, np.where(rows.id == 0, self.link.rank, self._owner(rows.id)), self.link.size)
+        found = self.wire.move(self.link, parts, "rows to owners of ids")
         if not found:
             return None
         rows = join(found)
@@ -357,8 +359,11 @@ class Events:
             self._last = np.float32(found["last"][0])
 
     def _own(self, ids: Array) -> Array:
-        size = self.link.size
-        return ((ids >> np.uint64(32)) % np.uint64(size)) == self.link.rank if size > 1 else np.ones(len(ids), bool)
+        return self._owner(ids) == self.link.rank
+
+    def _owner(self, ids: Array) -> Array:
+        """The rank that remembers each id."""
+        return ((ids >> np.uint64(32)) % np.uint64(self.link.size)).astype(np.int64)
 
     def totals(self) -> dict[str, int]:
         """What was counted over all ranks (collective); rows and labels that still wait are told as such."""
@@ -436,10 +441,10 @@ def start(config: Any, job: loop.Job, tell: Callable[[dict[str, Any]], None]) ->
         raise ConfigError(f"time.horizon: expected {'seconds' if t.column else 'rows, as rows have no time'}, found {horizon}",
                           fix="time.horizon=3600s" if t.column else "time.horizon=1000000rows, or --time COLUMN")
     if t.labels == "later" or t.column:  # a lone rank would else look at its labels and the time every 2048 rows only
-        job.k = min(job.k, config.exchange.every if isinstance(config.exchange.every, int) else 256)
+        job.k = min(job.k, jobs.interval(config))
     panes = Panes.parse(t.window) if t.window else None
     if panes is not None and not panes.rows and not t.column:
         raise ConfigError("time.window: a window in seconds needs times, found no time.column", fix="--time COLUMN")
     mark = Watermark(round(t.lateness * MICRO), round(t.jump * MICRO), round(t.idle * MICRO))
     return Events(job.link, mark, bool(t.column), bool(t.id), round(horizon * MICRO) if t.column else int(horizon),
-                  t.late == "drop", t.labels == "later", panes, tell)
+                  t.late == "drop", t.labels == "later", panes, tell, wire=jobs.wire(config))

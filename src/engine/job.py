@@ -283,8 +283,13 @@ def stream(config: Config, link: Link, source: Source, position: streams.Positio
     """`placed`; rows that change rank go by the row codec where that is the faster way."""
     found = placed(config, link, source, position)
     if isinstance(found, Live | streams.Dealt) and link.size > 1:
-        found.wire = Wire(streams.pack, streams.unpack, config.data.codec)
+        found.wire = wire(config)
     return found
+
+
+def wire(config: Config) -> Wire:
+    """How rows change rank."""
+    return Wire(streams.pack, streams.unpack, config.data.codec)
 
 
 def placed(config: Config, link: Link, source: Source, position: streams.Position | None) -> Any:

@@ -13,9 +13,10 @@ from engine.errors import ConfigError
 from engine.guard import Guard
 from engine.kernels import _native
 from engine.source.event import MICRO, Panes, Seen, Watermark, firsts, scale_of
+from engine.source.live import from_rows
 from engine.source.read import open_source
 from engine.train import train
-from engine.types import NO_TIME
+from engine.types import NO_TIME, Schema
 
 UTC = dt.UTC
 
@@ -178,6 +179,12 @@ def test_what_does_not_go_together_is_said(tmp_path, settings, said):
     hashed = ["data.hash_bits=10"] if "exchange.split=keys" in settings else []
     with pytest.raises(ConfigError, match=said):
         train(resolve(overrides=[f"data.source={path}", "run.dir=-", "run.quiet=true", *hashed, *settings]), Guard())
+
+
+def test_rows_of_a_program_without_an_id_are_named():
+    rows = from_rows([(np.zeros((4, 2)), np.zeros(4))], Schema(2, False, "binary"))
+    with pytest.raises(ConfigError, match="rows with id"):
+        train(resolve(overrides=["run.dir=-", "run.quiet=true", "time.id=id"]), Guard(), source=rows)
 
 
 def test_libsvm_has_no_columns_to_name(tmp_path):

@@ -16,7 +16,7 @@ from engine.types import Array, Batch, Block, Schema, State
 
 
 class Keyed:
-    """What stages without fitted sums need of the protocol: `run(batch, fit)` and named arrays that add up or stay local."""
+    """What stages need of the protocol that fit nothing, or arrays of their own: `run(batch, fit)`."""
 
     arrays: dict[str, Array]
 
@@ -31,6 +31,18 @@ class Keyed:
 
     def learn(self, batch: Batch) -> Batch:
         return self.run(batch, True)
+
+    def state(self) -> State:
+        return {}
+
+    def load(self, state: Mapping[str, Block]) -> None:
+        """What comes out is a fixed function of what goes in: there is nothing to restore."""
+
+    def update(self) -> State:
+        return {}
+
+    def merge(self, total: Mapping[str, Block], ranks: int) -> None:
+        """Nothing is fitted."""
 
 
 @stage("hash")
@@ -70,18 +82,6 @@ class Hash(Keyed):
 
     def stats(self) -> dict[str, float]:
         return self._counts
-
-    def state(self) -> State:
-        return {}
-
-    def load(self, state: Mapping[str, Block]) -> None:
-        """Keys are a fixed function of the column's name and value: there is nothing to restore."""
-
-    def update(self) -> State:
-        return {}
-
-    def merge(self, total: Mapping[str, Block], ranks: int) -> None:
-        """Nothing is fitted."""
 
 
 @stage("onehot")

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.kernels import _native
 from engine.kernels.plain.parse import text_hash
 from engine.kernels.plain.text import WEIGHTS
-from engine.types import Batch, Block, Schema, State
+from engine.types import Batch, Schema
 
 ORDER_MAX = 8
 
@@ -44,18 +44,6 @@ class Tokens(Keyed):
 
     def run(self, batch: Batch, fit: bool) -> Batch:
         return batch
-
-    def state(self) -> State:
-        return {}
-
-    def load(self, state: Mapping[str, Block]) -> None:
-        """Keys are a fixed function of the text: there is nothing to restore."""
-
-    def update(self) -> State:
-        return {}
-
-    def merge(self, total: Mapping[str, Block], ranks: int) -> None:
-        """Nothing is fitted."""
 
 
 def span(what: str, text: object) -> tuple[int, int]:

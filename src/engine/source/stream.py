@@ -202,10 +202,7 @@ class Dealt:
 
     def _cuts(self, rows: Batch) -> list[Batch | None]:
         """What goes to each rank."""
-        owner = self._owner(rows)
-        order = np.argsort(owner, kind="stable")
-        cuts = np.searchsorted(owner[order], np.arange(self._link.size + 1))
-        return [rows.take(order[a:b]) if b > a else None for a, b in pairwise(cuts)]
+        return parted(rows, self._owner(rows), self._link.size)
 
 
 class Spread(Dealt):
@@ -303,6 +300,13 @@ def merged(marks: Sequence[list[list[int]]], order: int, label: float) -> Positi
     cursors = [Cursor(piece, row) for mark in marks for piece, row in mark if piece >= 0]
     cursors += [Cursor(piece, 0) for start in nexts for piece in range(start, rest, size)]
     return Position(sorted(cursors, key=lambda c: c.piece), rest, order, label)
+
+
+def parted(rows: Batch, owner: Array, size: int) -> list[Batch | None]:
+    """The rows of each owner, in their order; `owner` (n,) below `size`."""
+    order = np.argsort(owner, kind="stable")
+    cuts = np.searchsorted(owner[order], np.arange(size + 1))
+    return [rows.take(order[a:b]) if b > a else None for a, b in pairwise(cuts)]
 
 
 def gathered(batches: Any) -> Batch | None:
