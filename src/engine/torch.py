@@ -9,6 +9,9 @@ every rank.  PyTorch is imported here only; buffers of a device travel by way of
 """
 from __future__ import annotations
 
+import atexit
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +24,17 @@ from engine.errors import ConfigError
 from engine.types import Array
 
 Tensors = Sequence[torch.Tensor]
+Sum = Callable[[Any], torch.Tensor]
+# Callbacks that a thread of the process group may still hold.  One that lets go of its last one while the interpreter shuts
+# down is ended in the middle of C++, which aborts the process after all its work was done.
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _let_go(limit: float = 2.0) -> None:
+    end = time.monotonic() + limit
+    while len(_held) and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 class Hook:
@@ -37,8 +51,19 @@ class Hook:
         self._sizes_of: dict[int, int] = {}
         self._lost: dict[int, Array] = {}  # residual of a parameter whose bucket was taken apart
 
-    def exchange(self, flat: torch.Tensor, parameters: Tensors) -> torch.futures.Future[torch.Tensor]:
-        """The mean over ranks of `flat`, the concatenated gradients of `parameters`, in a future of `flat` itself."""
+    def exchange(self, flat: torch.Tensor, parameters: Tensors) -> torch.Tensor:
+        """The mean over ranks of `flat`, the concatenated gradients of `parameters`: `flat` itself, when all ranks have sent."""
+        sent, summed = self._send(flat, parameters)
+        sent.wait()
+        return summed(None)
+
+    def start(self, flat: torch.Tensor, parameters: Tensors) -> torch.futures.Future[torch.Tensor]:
+        """The same in a future: a thread of the process group sums when the frames are there."""
+        sent, summed = self._send(flat, parameters)
+        _held.add(summed)
+        return sent.get_future().then(summed)
+
+    def _send(self, flat: torch.Tensor, parameters: Tensors) -> tuple[Any, Sum]:
         if not dist.is_initialized():
             raise ConfigError("hook: torch.distributed is not initialised", fix="call init_process_group first")
         ranks = dist.get_world_size(self.group)
@@ -62,7 +87,7 @@ class Hook:
                 flat.copy_(torch.from_numpy(gradient))
             return flat
 
-        return sent.get_future().then(summed)
+        return sent, summed
 
     def _sizes(self, mine: int, ranks: int) -> list[int]:
         """Bytes of every rank's frame; only codecs that choose entries send frames of different lengths."""
@@ -114,7 +139,7 @@ class Hook:
 
 def compress(hook: Hook, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """The communication hook: `model.register_comm_hook(Hook("int8"), compress)`."""
-    return hook.exchange(bucket.buffer(), bucket.parameters())
+    return hook.start(bucket.buffer(), bucket.parameters())
 
 
 # DistributedDataParallel looks at the annotations as objects, not as text.
@@ -142,7 +167,7 @@ class Optimizer:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.reshape(-1).float() for p in parameters if p.grad is not None])
-        mean = self.hook.exchange(flat, parameters).wait()
+        mean = self.hook.exchange(flat, parameters)
         start = 0
         for p in parameters:
             assert p.grad is not None
