@@ -52,7 +52,7 @@ class Hook:
         self._lost: dict[int, Array] = {}  # residual of a parameter whose bucket was taken apart
 
     def exchange(self, flat: torch.Tensor, parameters: Tensors) -> torch.Tensor:
-        """The mean over ranks of `flat`, the concatenated gradients of `parameters`: `flat` itself, when all ranks have sent."""
+        """The mean over ranks of `flat`, the concatenated gradients of `parameters`: `flat` itself, once all have sent."""
         sent, summed = self._send(flat, parameters)
         sent.wait()
         return summed(None)
