@@ -90,7 +90,7 @@ class Model:
 
     kind: str = "linear"
     loss: str | None = None
-    learner: str = "ftrl"
+    learner: str = "auto"
     classes: int = 2
     beta: float | None = None
     rate: float | None = None
@@ -365,7 +365,7 @@ CHOICES = {
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
-    "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
+    "model.learner": ("auto", "sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "disk", "source", "none"),
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),

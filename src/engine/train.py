@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -177,6 +178,9 @@ class Diary:
                     "versions": {"engine": __version__, "python": sys.version.split()[0], "numpy": np.__version__}})
         if self.log:
             self.log.end(found, run)
+        if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
+            self.note("the log loss is worse than guessing: are there numbers of very different sizes? model.learner=nag takes "
+                      "them as they are, clean.stages=scale brings columns to one size, or a smaller model.rate")
         return found
 
 
@@ -197,6 +201,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     sync.same(link, config.digest(), "the configuration")
     link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
+    jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
     diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)
