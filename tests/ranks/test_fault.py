@@ -190,6 +190,26 @@ def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
 
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(("mode", "crash", "on_loss"), [
+    ("ssp:3", "own:1:12:0:wipe,kept:2:9:1", "same"),
+    pytest.param("ssp:2", "own:1:12:0:wipe,learned:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:2", "seal:1:2:0:wipe,commit:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:3", "torn:0:9:0:wipe,learned:1:2:1", "same", marks=LONG),
+    pytest.param("auto", "learned:2:20,own:0:28", "shrink", marks=LONG)])
+def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
+    """Two losses, the first with the node's memory: each row is learned once, from a round that all had committed."""
+    code, said, told, _ = supervised(4, tmp_path, f"--on-loss={on_loss}", f"exchange.mode={mode}", ENGINE_CRASH=crash)
+    assert code == 0 and "without a new step" not in said, said
+    relaunched = sum(e["event"] == "relaunch" for e in told)
+    lost = {e["ranks"] for e in told if e["event"] == "recovery"}
+    assert (relaunched, lost) == ((2, set()) if on_loss == "same" else (0, {3, 2})), (told, said)
+    assert all(e["step"] > 0 for e in told if e["event"] == "recovered")
+    assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])
 def test_where_node_memory_is_lost_the_file_system_is_next_and_then_the_source(tmp_path, unharmed, every):
     code, said, told, _ = supervised(3, tmp_path, "fault.copies=0", f"checkpoint.every={every}",
