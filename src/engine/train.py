@@ -24,7 +24,7 @@ from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.store.atomic import writable
-from engine.survive import mend, protect, retrain
+from engine.survive import mend, protect, retrain, standby
 from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
@@ -198,6 +198,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     if not config.data.source and source is None:
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
+    standby.hold(guard)
     sync.same(link, config.digest(), "the configuration")
     link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
