@@ -149,13 +149,16 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a source's rows are. `width` = dense columns or the key space; `labels` = class names in id order."""
+    """What a source's rows are. `width` = dense columns or the key space; `labels` = class names in id order; `numbers`:
+    whether sparse rows hold numbers of any size, not only ones and weights near 1.
+    """
 
     width: int
     sparse: bool
     task: Literal["binary", "multiclass", "regression"]
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    numbers: bool = False
 
 
 class Source(Protocol):

@@ -67,10 +67,7 @@ _lives: list[str] = []  # one entry a start of protection in this process: the s
 
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
-    from engine.survive.apart import Apart
-
-    # In asynchronous mode each rank commits for itself, as long as there are several.
-    made: type[Protection] = Apart if config.exchange.mode == "asp" and link.size > 1 else Protection
+    made = kind(config) if link.size > 1 else Protection
     if _lives:
         return made(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
@@ -86,12 +83,23 @@ def start(config: Config, link: Link) -> Protection | None:
     return made(config, link, root)
 
 
+def kind(config: Config) -> type[Protection]:
+    """Who keeps a run of several ranks in this mode."""
+    from engine.survive import apart, rounds
+
+    mode = config.exchange.mode.partition(":")[0]
+    found = [made for made in (apart.Apart, rounds.Rounds) if mode in made.modes]
+    return found[0] if found else Protection
+
+
 class Incomplete(StoreError):
     """Node memory is there, but more of it is lost than copies make good: the file system is next."""
 
 
 class Protection:
-    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host."""
+    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host. `modes`: whose commits it keeps."""
+
+    modes: tuple[str, ...] = ("bsp", "local")
 
     def __init__(self, config: Config, link: Link, root: Path) -> None:
         self.config, self.link, self.root = config, link, root
@@ -440,15 +448,21 @@ class Protection:
 
     def _meta(self, job: loop.Job) -> dict[str, Any]:
         """Cursors and clock of this step, in the same record as its rows."""
-        stream, clock = job.stream, job.clock
+        clock = job.clock
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
-        if isinstance(stream, streams.Placed):
-            meta["mark"] = stream.mark()
-        elif isinstance(stream, Live):
-            meta["live"], meta["began"] = stream.cursors, stream.began
-        elif hasattr(stream, "position"):
-            meta["position"] = stream.position.dump()
+        meta |= place(job.stream)
         return meta | {"shapes": self._wide, "canary": canary(job)}
+
+
+def place(stream: Any) -> dict[str, Any]:
+    """Where the input stands, for the record of a step; a `stream` that is such a note is taken as it is."""
+    if isinstance(stream, dict):
+        return stream
+    if isinstance(stream, streams.Placed):
+        return {"mark": stream.mark()}
+    if isinstance(stream, Live):
+        return {"live": stream.cursors, "began": stream.began}
+    return {"position": stream.position.dump()} if hasattr(stream, "position") else {}
 
 
 def audit(event: str, **more: Any) -> None:
