@@ -323,8 +323,8 @@ class Link(Protocol):
         """One-dimensional `parts[r]` goes to rank r -> what each rank sent here, in rank order."""
         ...
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
-        """Elementwise over ranks, equal shapes; the same bytes on every rank."""
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
+        """Elementwise over ranks, equal shapes; the same bytes on every rank. In `out`, where it is given."""
         ...
 
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
