@@ -181,8 +181,8 @@ class Diary:
             self.log.end(found, run)
         if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
             linear = "model.learner=nag takes them as they are, " * (self.config.model.kind == "linear")
-            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}clean.stages=scale "
-                      "brings columns to one size, or take a smaller model.rate")
+            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}"
+                      "clean.stages=scale brings columns to one size; or take a smaller model.rate")
         return found
 
 
@@ -207,8 +207,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     if config.model.kind == "mlp" and opened.schema.sparse and opened.schema.width > WIDE and not config.clean.stages:
-        diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of them, "
-                   "clean.stages='project?k=32' 32 columns")
+        diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of "
+                   "them, clean.stages='project?k=32' 32 columns")
     job, shield, before = prepared(config, link, opened, diary, guard)
     diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)
     stopped = ""
