@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,44 @@ def test_killed_wiped_and_killed_again_is_bit_for_bit_the_unharmed_run(tmp_path,
     left = Path("/dev/shm") / f"engine-{os.getuid()}"
     name = hashlib.blake2b(os.path.realpath(tmp_path / "ck").encode(), digest_size=6).hexdigest()
     assert not (left / name).exists()
+
+
+@pytest.mark.smoke
+def test_a_launch_in_reserve_takes_over_and_ends_with_the_bits_of_the_unharmed_run(tmp_path, unharmed):
+    """Rank 1 is stopped at its seventh step until the next launch waits at its gate; then it is killed."""
+    audit = tmp_path / "audit.jsonl"
+
+    def kill_when_ready():
+        end = time.monotonic() + LIMIT_S
+        while not (audit.exists() and '"standby"' in audit.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if state(path) == "T" and str(tmp_path) in words(path)]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_when_ready)
+        code, said, told, _ = supervised(3, tmp_path, "fault.standby=on", "fault.frozen=100", ENGINE_CRASH="own:1:7:0:stop")
+    assert code == 0 and len(killed.result()) == 1, said
+    events = [e["event"] for e in told]
+    assert events.index("standby") < events.index("called") < events.index("recovered") < events.index("committed"), events
+    assert events.count("relaunch") == 1 and digest(tmp_path) == unharmed, said
+    assert not [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in words(path)]  # no reserve is left behind
+
+
+def words(path):
+    try:
+        return (path / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def state(path):
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 @pytest.mark.long
