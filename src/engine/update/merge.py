@@ -37,6 +37,14 @@ def combine(updates: Sequence[Update]) -> Update:
     return Update(keys, values, weight)
 
 
+def distinct(parts: Sequence[Array]) -> Array:
+    """All keys uint32, ascending, each once; a sort is about twice as quick here as the hashing of np.unique."""
+    keys = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint32)
+    fresh = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=fresh[1:])
+    return keys[fresh]
+
+
 def _add(ka: Array, va: Array, kb: Array, vb: Array) -> tuple[Array, Array]:
     if va.dtype != np.float32 or va.shape[1] != 6:
         return _add_any(ka, va, kb, vb)
