@@ -11,7 +11,7 @@ def test_later_sources_win(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('[model]\nrate = 0.25\nl1 = 0.5\nlearner = "sgd"\n')
     env = {"ENGINE_MODEL_RATE": "0.5", "ENGINE_MODEL_LEARNER": "pa1", "ENGINE_TRACEBACK": "1", "HOME": "/"}
-    assert resolve(env={}).model.learner == "ftrl"
+    assert resolve(env={}).model.learner == "auto"
     model = resolve(path, env={}).model
     assert (model.rate, model.l1, model.learner) == (0.25, 0.5, "sgd")
     model = resolve(path, env=env).model

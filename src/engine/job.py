@@ -139,10 +139,18 @@ def threads(config: Config) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local)
 
 
+def settle(config: Config, schema: Schema, stage: Any = None) -> None:
+    """Puts the learner that rows of this schema call for in the place of `auto`: from here on it is part of the run."""
+    if config.model.learner == "auto":
+        stage = stage or open_pipeline(config.clean.stages, schema)
+        config.model.learner = registry.learner_of(config.to_dict()["model"], schema if stage is None else stage.schema)
+
+
 def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any = None) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new, or of `team`, to be loaded."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
+    settle(config, schema, stage)
     team = team or assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     cut = isinstance(team, grid.Grid)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.store.atomic import writable
-from engine.survive import mend, protect, retrain
+from engine.survive import mend, protect, retrain, standby
 from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
@@ -177,6 +178,9 @@ class Diary:
                     "versions": {"engine": __version__, "python": sys.version.split()[0], "numpy": np.__version__}})
         if self.log:
             self.log.end(found, run)
+        if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
+            self.note("the log loss is worse than guessing: are there numbers of very different sizes? model.learner=nag takes "
+                      "them as they are, clean.stages=scale brings columns to one size, or a smaller model.rate")
         return found
 
 
@@ -194,9 +198,11 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     if not config.data.source and source is None:
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
+    standby.hold(guard)
     sync.same(link, config.digest(), "the configuration")
     link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
+    jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
     job, shield, before = prepared(config, link, opened, diary, guard)
     diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,44 @@ def test_killed_wiped_and_killed_again_is_bit_for_bit_the_unharmed_run(tmp_path,
     left = Path("/dev/shm") / f"engine-{os.getuid()}"
     name = hashlib.blake2b(os.path.realpath(tmp_path / "ck").encode(), digest_size=6).hexdigest()
     assert not (left / name).exists()
+
+
+@pytest.mark.smoke
+def test_a_launch_in_reserve_takes_over_and_ends_with_the_bits_of_the_unharmed_run(tmp_path, unharmed):
+    """Rank 1 is stopped at its seventh step until the next launch waits at its gate; then it is killed."""
+    audit = tmp_path / "audit.jsonl"
+
+    def kill_when_ready():
+        end = time.monotonic() + LIMIT_S
+        while not (audit.exists() and '"standby"' in audit.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if state(path) == "T" and str(tmp_path) in words(path)]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_when_ready)
+        code, said, told, _ = supervised(3, tmp_path, "fault.standby=on", "fault.frozen=100", ENGINE_CRASH="own:1:7:0:stop")
+    assert code == 0 and len(killed.result()) == 1, said
+    events = [e["event"] for e in told]
+    assert events.index("standby") < events.index("called") < events.index("recovered") < events.index("committed"), events
+    assert events.count("relaunch") == 1 and digest(tmp_path) == unharmed, said
+    assert not [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in words(path)]  # no reserve is left behind
+
+
+def words(path):
+    try:
+        return (path / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def state(path):
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 @pytest.mark.long
@@ -148,6 +187,26 @@ def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_pa
 def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, crash):
     code, said, told, _ = supervised(3, tmp_path, *ASP, ENGINE_CRASH=crash)
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, (told, said)
+    assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(("mode", "crash", "on_loss"), [
+    ("ssp:3", "own:1:12:0:wipe,kept:2:9:1", "same"),
+    pytest.param("ssp:2", "own:1:12:0:wipe,learned:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:2", "seal:1:2:0:wipe,commit:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:3", "torn:0:9:0:wipe,learned:1:2:1", "same", marks=LONG),
+    pytest.param("auto", "learned:2:20,own:0:28", "shrink", marks=LONG)])
+def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
+    """Two losses, the first with the node's memory: each row is learned once, from a round that all had committed."""
+    code, said, told, _ = supervised(4, tmp_path, f"--on-loss={on_loss}", f"exchange.mode={mode}", ENGINE_CRASH=crash)
+    assert code == 0 and "without a new step" not in said, said
+    relaunched = sum(e["event"] == "relaunch" for e in told)
+    lost = {e["ranks"] for e in told if e["event"] == "recovery"}
+    assert (relaunched, lost) == ((2, set()) if on_loss == "same" else (0, {3, 2})), (told, said)
+    assert all(e["step"] > 0 for e in told if e["event"] == "recovered")
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
 

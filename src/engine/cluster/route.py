@@ -9,8 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log2
+from statistics import median
 
 WORTH = 2.0  # times dense's guess: a codec above it is not even tried; guesses of short exchanges are no better than that
+NEAR_WORTH = 0.5  # the same where all ranks share a node: in memory a byte costs as much to code as to move
+WIN, STAY = 0.9, 1.0  # of the time of what is in use: what a rival has to reach, and what dense, which loses nothing
+CLOSE = 1.25  # times the least: a candidate above it is out after the heats
+
+
+UNIT = 9216  # elements: whole blocks of every codec that has blocks
+LEAST, MOST, EACH = 1 << 16, 1 << 21, 4  # elements of a chunk; chunks that a rank owns where they are long enough
+
+
+def chunk_of(n: int, ranks: int) -> int:
+    """Elements of a chunk of a coded sum: each rank owns some, so that encoding, sending and decoding overlap, and none is so
+    short that its calls and messages cost more than its elements."""
+    return -(-min(MOST, max(LEAST, -(-n // (EACH * ranks)))) // UNIT) * UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +126,48 @@ def guess(fit: Fit, ranks: int, n: int, codec: str, *, density: float = 0.01, ra
         size = 24.0 * density * n * share
         return Guess(codec, "owners", encode, (3 * log2(max(2, ranks)) + ranks) * wire.latency_s + size * wire.byte_s, decode)
     size = 8.0 * n / kind.ratio * share
-    chunks = ceil(n / (1 << 18))
+    chunks = ceil(n / chunk_of(n, ranks))
     messages = min(2 * chunks, 2 * (ranks - 1) * ceil(chunks / ranks))
     return Guess(codec, "owners", encode, messages * wire.latency_s + size * wire.byte_s, decode)
 
 
 def choose(fit: Fit, ranks: int, n: int, allowed: Sequence[str], *, density: float = 0.01) -> list[Guess]:
-    """Candidates worth a trial, the quickest first; always with dense, and no other that is guessed above WORTH times it."""
+    """Candidates worth a trial, the quickest first; always with dense, and no other that is guessed above WORTH times it
+    (NEAR_WORTH where no link between nodes is used)."""
     dense = guess(fit, ranks, n, "dense")
     found = [guess(fit, ranks, n, name, density=density) for name in allowed if name != "dense"]
-    good = [g for g in found if g.total_s < WORTH * dense.total_s]
+    good = [g for g in found if g.total_s < (WORTH if ranks > fit.per_node else NEAR_WORTH) * dense.total_s]
     return sorted([dense, *good], key=lambda g: g.total_s)
+
+
+Blocks = Mapping[str, Sequence[float]]  # by candidate: seconds a step in each round of a trial
+
+
+def close(blocks: Blocks) -> list[str]:
+    """Candidates whose median is within CLOSE of the least, and dense unless a candidate beats it clearly; quickest first."""
+    usual = {name: median(times) for name, times in blocks.items()}
+    least = min(usual.values())
+    kept = [name for name, t in usual.items() if t <= CLOSE * least]
+    if "dense" in blocks and "dense" not in kept and verdict(blocks, "dense") == "dense":
+        kept.append("dense")
+    return sorted(kept, key=lambda name: usual[name])
+
+
+def verdict(blocks: Blocks, before: str = "") -> str:
+    """Which candidate goes on. `before`: in use; it is left for one whose median of the paired ratios is at most WIN (dense:
+    STAY), quicker in all rounds but one of five (dense: in most). Where it is not among them, the least median."""
+    if before not in blocks:
+        return min(blocks, key=lambda name: median(blocks[name]))
+    rivals = {name: [t / b for t, b in zip(times, blocks[before], strict=True)] for name, times in blocks.items()}
+    del rivals[before]
+    for name, ratios in sorted(rivals.items(), key=lambda one: median(one[1])):
+        wins = sum(r < 1 for r in ratios)
+        if name == "dense":
+            if median(ratios) <= STAY and 2 * wins > len(ratios):
+                return name
+        elif median(ratios) <= WIN and wins >= len(ratios) - len(ratios) // 5:
+            return name
+    return before
 
 
 def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = "", measured: Mapping[str, float] | None = None,
@@ -138,6 +183,8 @@ def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = 
         said = f"{g.codec:8} {g.route:8} {g.total_s * 1e3:9.3f} ms = {parts}"
         if measured and g.codec in measured:
             said += f"; tried: {measured[g.codec] * 1e3:.3f} ms"
+        elif measured:
+            said += "; not tried: its guess is too long"
         lines.append(said + ("  <- taken" if g.codec == picked else ""))
     return lines
 

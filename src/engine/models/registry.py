@@ -71,6 +71,15 @@ def step_rows(name: str, batch: int | None) -> int:
     return batch or STEP.get(name, 32)
 
 
+def learner_of(options: Mapping[str, Any], schema: Schema) -> str:
+    """The learner of a linear model. `auto`: the normalised one where sparse rows hold numbers of any size, which nobody has
+    scaled and the others would diverge on; FTRL for all else, and for mini-batches.
+    """
+    asked = str(options.get("learner") or "auto")
+    wild = schema.sparse and schema.numbers and not options.get("batch") and not options.get("interactions")
+    return asked if asked != "auto" else "nag" if wild else "ftrl"
+
+
 def made_by(spec: Spec) -> Callable[[Spec], Any]:
     """The user's function that `model.make` names: it gives the module, function or estimator of an adapter."""
     name = str(spec.options.get("make") or "")

@@ -44,7 +44,7 @@ Unsent = tuple[int, int, int, Update]  # sender, shard, number (0 = none yet), u
 class Apart(protect.Protection):
     """The keeper of a member whose records are its own. `carried`: the owner that goes on after a death."""
 
-    apart = True
+    modes = ("asp",)
     carried: Owner | None = None
     _read: dict[int, tuple[State, dict[str, Any]] | EngineError]
 

@@ -54,7 +54,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     mend = args.on_loss == "shrink" and config.fault.inplace
     return run(Plan(lambda ranks: command(ranks, rest, mpi=args.mpi, mend=mend), args.ranks, name_of(where), args.on_loss,
                     args.restarts, args.timeout, config.checkpoint.resume == "never", bool(where), limits,
-                    config.fault.folder, 8.0 * mend, args.stuck))
+                    config.fault.folder, 8.0 * mend, args.stuck, config.fault.standby))
 
 
 ACTS: dict[str, Callable[[argparse.Namespace], Any]] = {}

@@ -9,7 +9,8 @@ step of all the ranks that they are of.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine import job as jobs
-from engine.cluster.recover import Held, Lane, guards, lanes
+from engine.cluster.recover import Choice, Held, Lane, guards, lanes
 from engine.config import Config
-from engine.errors import ConfigError, FrameError, StoreError
+from engine.errors import ConfigError, EngineError, FrameError, StoreError
 from engine.store.keeper import Copy, Keeper
 from engine.store.parity import Layout, Shadow, Stripes, Sums, rebuilt
 from engine.store.record import Change, Record, decode_record, encode_record
@@ -29,6 +30,7 @@ from engine.types import Array, Link, State
 ODD = (1 << 64) - 1  # digest of sums over ranks whose own digests differ: no step of any shard has it
 NODES_LIMIT = 128
 Folder = Callable[[int, str], Path]
+Shard = tuple[State, dict[str, Any]]  # blocks, meta
 
 
 class Partner(Protocol):
@@ -53,7 +55,7 @@ def code_of(config: Config) -> tuple[int, int] | None:
                           fix="leave one of them out: parity takes the place of whole copies")
     if int(k) + int(m) > NODES_LIMIT:
         raise ConfigError(f"fault.parity: expected at most {NODES_LIMIT} nodes in all, found {config.fault.parity}")
-    if config.exchange.mode not in ("bsp", "auto"):
+    if config.exchange.mode.partition(":")[0] not in ("bsp", "local"):
         raise ConfigError(f"fault.parity: sums are of one step of all ranks, and exchange.mode={config.exchange.mode} has none",
                           fix="exchange.mode=bsp, or leave fault.parity out")
     return int(k), int(m)
@@ -83,20 +85,20 @@ class Copies:
 
     def __init__(self, link: Link, guards: Sequence[Sequence[int]], folder: Folder, seal_bytes: int) -> None:
         self.link, self.guards, self.folder, self.seal_bytes = link, guards, folder, seal_bytes
-        self._kept: dict[int, Keeper] = {}
+        self.wards = [r for r, chosen in enumerate(guards) if link.rank in chosen]
+        self.kept: dict[int, Keeper] = {}
 
     @property
     def keepers(self) -> list[Keeper]:
-        return list(self._kept.values())
+        return list(self.kept.values())
 
     def begin(self, own: Keeper, state: State, record: Record) -> None:
         for ward, data in self._relayed(own.raw, "images to guards"):
-            self._kept[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.seal_bytes)
+            self.kept[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.seal_bytes)
             keeper.begin_copy(data)
 
     def step(self, record: Record, frame: Sequence[memoryview]) -> list[Callable[[], None]]:
-        packed = np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
-        return [partial(self._kept[ward].take, data) for ward, data in self._relayed(packed, "records to guards")]
+        return [partial(self.kept[ward].take, data) for ward, data in self._relayed(packed(frame), "records to guards")]
 
     def _relayed(self, data: Array, name: str) -> list[tuple[int, Array]]:
         """`data` to each guard of this rank; (ward, what it sent) of each ward (collective)."""
@@ -164,7 +166,7 @@ class Coded:
         layout = {path: self._shadow.layout[path] for path in self._shadow.fresh}
         self._shadow.fresh.clear()
         meta = {"said": dict(record.meta), "layout": layout}
-        letters = {place: _packed(replace(record, changes=tuple(pieces.get(place, ())), meta=meta))
+        letters = {place: packed(encode_record(replace(record, changes=tuple(pieces.get(place, ())), meta=meta)))
                    for place in range(len(self._lane)) if place != self._place}
         return self._relayed(letters, "changes to parity"), layout
 
@@ -224,8 +226,9 @@ class Coded:
         return Record(record.version, record.base, (), meta, record.epoch, digest, held.number, record.shards)
 
 
-def _packed(record: Record) -> Array:
-    return np.concatenate([np.frombuffer(part, np.uint8) for part in encode_record(record)])
+def packed(frame: Sequence[memoryview]) -> Array:
+    """The buffers of a record as one message."""
+    return np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
 
 
 def lane_of(copy: Copy) -> Lane | None:
@@ -234,14 +237,37 @@ def lane_of(copy: Copy) -> Lane | None:
     return None if ranks is None else Lane(tuple(ranks), m, place)
 
 
-def restored(known: Sequence[Held], loaded: Mapping[int, tuple[State, dict[str, Any]]],
-             sums: Mapping[int, tuple[State, dict[str, Any]]]) -> dict[int, tuple[State, dict[str, Any]]]:
-    """The shards that are not `loaded`, made again from those that are and the sums of the same step, by place in `known`.
+def remade(link: Link | None, choice: Choice, known: Sequence[Held], here: Set[int], loaded: Mapping[int, Shard],
+           notes: list[str]) -> dict[int, Shard]:
+    """The shards that are not `loaded`, from parity of the same step; none where too little is left, and `notes` says why.
 
-    FrameError or StoreError where too little is left.
+    `here`: places in `known` of the sums that this rank can read; `link` None: every rank can read all (else collective).
     """
-    found: dict[int, tuple[State, dict[str, Any]]] = {}
-    by_lane: dict[tuple[tuple[int, ...], int], dict[int, tuple[State, dict[str, Any]]]] = {}
+    sums: dict[int, Shard] = {}
+    for place in here:
+        lane, folder = known[place].lane, known[place].holder.partition(":")[2]
+        if lane is None or loaded.keys() >= set(lane.ranks) - {-1}:
+            continue
+        try:
+            sums[place] = Copy(folder).state_at(choice.version)
+        except EngineError as error:
+            notes.append(f"{folder}: {error.message}")
+    if link is not None:
+        parts = link.allgather(np.frombuffer(pickle.dumps(sums, protocol=5), np.uint8), name="parity from memory")
+        sums = {place: found for part in parts for place, found in pickle.loads(part.tobytes()).items()}
+    try:
+        made = _restored(known, loaded, sums)
+    except EngineError as error:
+        notes.append(error.message)
+        return {}
+    notes += [f"what rank {shard} kept is lost, and made again from parity" for shard in sorted(made)]
+    return made
+
+
+def _restored(known: Sequence[Held], loaded: Mapping[int, Shard], sums: Mapping[int, Shard]) -> dict[int, Shard]:
+    """As `remade`, from sums by their place in `known`; FrameError or StoreError where too little is left."""
+    found: dict[int, Shard] = {}
+    by_lane: dict[tuple[tuple[int, ...], int], dict[int, Shard]] = {}
     for at, held in sums.items():
         if (lane := known[at].lane) is not None:
             by_lane.setdefault((lane.ranks, lane.m), {})[lane.place] = held

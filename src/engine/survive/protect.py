@@ -68,10 +68,7 @@ _lives: list[str] = []  # one entry a start of protection in this process: the s
 
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
-    from engine.survive.apart import Apart
-
-    # In asynchronous mode each rank commits for itself, as long as there are several.
-    made: type[Protection] = Apart if config.exchange.mode == "asp" and link.size > 1 else Protection
+    made = kind(config) if link.size > 1 else Protection
     if _lives:
         return made(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
@@ -87,12 +84,23 @@ def start(config: Config, link: Link) -> Protection | None:
     return made(config, link, root)
 
 
+def kind(config: Config) -> type[Protection]:
+    """Who keeps a run of several ranks in this mode."""
+    from engine.survive import apart, rounds
+
+    mode = config.exchange.mode.partition(":")[0]
+    found = [made for made in (apart.Apart, rounds.Rounds) if mode in made.modes]
+    return found[0] if found else Protection
+
+
 class Incomplete(StoreError):
     """Node memory is there, but more of it is lost than copies make good: the file system is next."""
 
 
 class Protection:
-    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host."""
+    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host. `modes`: whose commits it keeps."""
+
+    modes: tuple[str, ...] = ("bsp", "local")
 
     def __init__(self, config: Config, link: Link, root: Path) -> None:
         self.config, self.link, self.root = config, link, root
@@ -246,31 +254,9 @@ class Protection:
             every = _all(self.link, loaded, "shards from memory")
             loaded = {shard: found for part in every for shard, found in part.items()}
         if len(loaded) < choice.shards:
-            loaded |= self._rebuilt(choice, known, holder, by_name, loaded)
+            here = {place for place in choice.sums if single or holder[place] == self.link.rank}
+            loaded |= partner.remade(None if single else self.link, choice, known, here, loaded, self.notes)
         return [(shard, *loaded[shard]) for shard in range(choice.shards)] if len(loaded) == choice.shards else None
-
-    def _rebuilt(self, choice: Choice, known: Sequence[Held], holder: Sequence[int], by_name: dict[str, Copy],
-                 loaded: dict[int, tuple[State, dict[str, Any]]]) -> dict[int, tuple[State, dict[str, Any]]]:
-        """The shards that no copy gives, from parity of the same step; none where too little is left (collective)."""
-        single, sums = len(self.locals) == self.link.size, {}
-        for place in choice.sums:
-            lane, name = known[place].lane, known[place].holder
-            if lane is None or loaded.keys() >= set(lane.ranks) - {-1} or not (single or holder[place] == self.link.rank):
-                continue
-            copy = by_name.get(name) or Copy(name.partition(":")[2])
-            try:
-                sums[place] = copy.state_at(choice.version)
-            except EngineError as error:
-                self.notes.append(f"{copy.folder}: {error.message}")
-        if not single:
-            sums = {place: found for part in _all(self.link, sums, "parity from memory") for place, found in part.items()}
-        try:
-            made = partner.restored(known, loaded, sums)
-        except EngineError as error:
-            self.notes.append(error.message)
-            return {}
-        self.notes += [f"what rank {shard} kept is lost, and made again from parity" for shard in sorted(made)]
-        return made
 
     # --- protection
 
@@ -307,10 +293,11 @@ class Protection:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
         self._written()
-        long = self._own is not None and (self._own.due or any(keeper.due for keeper in self._kept()))
+        long = self._own is not None and (self._own.due or any(keeper.due for keeper in self.beside))
         return [float(self._digest), float(long), self.flush.pledge() if self.flush else 0.0]
 
-    def _kept(self) -> list[Keeper]:
+    @property
+    def beside(self) -> list[Keeper]:
         """What this rank holds for others."""
         return [] if self.partner is None else self.partner.keepers
 
@@ -330,7 +317,7 @@ class Protection:
         self.pulse.step(self._committed)
         crash.point("voted")
         if table[:, 1].any():
-            for keeper in (self._own, *self._kept()):
+            for keeper in (self._own, *self.beside):
                 if keeper.due or not self.config.fault.parity:  # sums are as long as a part of a shard: theirs are due earlier
                     self._later(keeper.seal)
         if self.flush is not None and self._job is not None:
@@ -374,13 +361,16 @@ class Protection:
         if self.flush is not None:
             self.flush.mark(record)
         crash.point("own")
-        if self.partner is not None:
-            for act in self.partner.step(record, frame):
-                self._later(act)
+        self._guard(record, frame)
         crash.point("kept")
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
         job.counts.add("protect_s", time.perf_counter() - began)
+
+    def _guard(self, record: Record, frame: Sequence[memoryview]) -> None:
+        """The step to the other nodes that keep it (collective); what comes from others is kept while the next is learned."""
+        for act in () if self.partner is None else self.partner.step(record, frame):
+            self._later(act)
 
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
@@ -394,7 +384,7 @@ class Protection:
         self.pulse.done()
         if self.ring is not None:
             self.ring.close()
-        for keeper in (self._own, *self._kept()):
+        for keeper in (self._own, *self.beside):
             if keeper is not None:
                 keeper.close()
         if done:
@@ -452,15 +442,21 @@ class Protection:
 
     def _meta(self, job: loop.Job) -> dict[str, Any]:
         """Cursors and clock of this step, in the same record as its rows."""
-        stream, clock = job.stream, job.clock
+        clock = job.clock
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
-        if isinstance(stream, streams.Placed):
-            meta["mark"] = stream.mark()
-        elif isinstance(stream, Live):
-            meta["live"], meta["began"] = stream.cursors, stream.began
-        elif hasattr(stream, "position"):
-            meta["position"] = stream.position.dump()
+        meta |= place(job.stream)
         return meta | {"shapes": self._wide, "canary": canary(job)}
+
+
+def place(stream: Any) -> dict[str, Any]:
+    """Where the input stands, for the record of a step; a `stream` that is such a note is taken as it is."""
+    if isinstance(stream, dict):
+        return stream
+    if isinstance(stream, streams.Placed):
+        return {"mark": stream.mark()}
+    if isinstance(stream, Live):
+        return {"live": stream.cursors, "began": stream.began}
+    return {"position": stream.position.dump()} if hasattr(stream, "position") else {}
 
 
 def audit(event: str, **more: Any) -> None:
