@@ -169,12 +169,14 @@ def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
 
 
 ASP = ("exchange.mode=asp", "data.rule=part")
+GOSSIP = ("exchange.mode=gossip",)
 
 
 @pytest.mark.smoke
-def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path):
+@pytest.mark.parametrize(("mode", "crash"), [(ASP, "own:1:12,kept:0:40"), (GOSSIP, "own:1:12,kept:0:30")])
+def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path, mode, crash):
     """Two deaths one after the other, the second of an heir perhaps: each row is learned once, and no run is started again."""
-    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *ASP, ENGINE_CRASH="own:1:12,kept:0:40")
+    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *mode, ENGINE_CRASH=crash)
     assert code == 0, said
     assert {e["event"] for e in told} == {"regrouped", "returned", "done"} and told[-1]["attempts"] == 1, (told, said)
     assert sum(len(e["dead"]) for e in told if e["event"] == "regrouped" and e["rank"] == 0) == 2
@@ -183,9 +185,11 @@ def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("crash", ["commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2"])
-def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, crash):
-    code, said, told, _ = supervised(3, tmp_path, *ASP, ENGINE_CRASH=crash)
+@pytest.mark.parametrize(("mode", "crash"), [
+    *((ASP, crash) for crash in ("commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2")),
+    *((GOSSIP, crash) for crash in ("commit:1:9", "kept:0:20", "seal:2:1"))])
+def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, mode, crash):
+    code, said, told, _ = supervised(3, tmp_path, *mode, ENGINE_CRASH=crash)
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, (told, said)
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 

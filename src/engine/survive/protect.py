@@ -86,11 +86,13 @@ def start(config: Config, link: Link) -> Protection | None:
 
 def kind(config: Config) -> type[Protection]:
     """Who keeps a run of several ranks in this mode."""
-    from engine.survive import apart, rounds
+    from engine.survive import mass, pushes, rounds
 
     mode = config.exchange.mode.partition(":")[0]
-    found = [made for made in (apart.Apart, rounds.Rounds) if mode in made.modes]
-    return found[0] if found else Protection
+    if mode == "bsp" and config.update.strategy == "decentralised":
+        mode = "gossip"
+    made: tuple[type[Protection], ...] = (pushes.Pushes, mass.Mass, rounds.Rounds)
+    return next((one for one in made if mode in one.modes), Protection)
 
 
 class Incomplete(StoreError):
