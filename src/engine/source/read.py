@@ -11,7 +11,7 @@ from engine.errors import ConfigError, DataError
 from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
+from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan, unlabelled
 from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -93,11 +93,14 @@ def open_source(
     where: str = "",
     text: Grams = None,
     event: Event = ("", "", "auto"),
+    like: Plan | None = None,
+    blind: int = 0,
 ) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
-    row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
+    row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.  `blind` > 0: rows of
+    so many features whose target is not asked for and may be absent; their text is parsed as that of the plan `like`.
     """
     _refuse(spec, format, text, event)
     if spec.startswith("make:"):
@@ -106,6 +109,8 @@ def open_source(
         return digits(spec, piece_rows)
 
     def find(head: bytes, where: str) -> Plan:
+        if like is not None:
+            return unlabelled(like, head, where)
         row = head.split(b"\n", 1)[0]
         if format == "text":
             return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
@@ -119,7 +124,7 @@ def open_source(
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
-                          plan=plan, event=event)
+                          plan=plan, event=event, blind=bool(blind))
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
             "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text,
@@ -128,7 +133,7 @@ def open_source(
         return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
-        return from_files(paths, task=task, piece_rows=piece_rows)
+        return from_files(paths, task="regression" if blind else task, piece_rows=piece_rows, blind=blind)
     begun = b""
     if plan is None and spec == "-" and (columns or (format == "text" and task)):  # said, so nothing has to be waited for
         plan = named_plan(columns, spec, said)
