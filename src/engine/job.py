@@ -17,7 +17,7 @@ from engine.cluster.clock import Rules
 from engine.codec.batch import Wire
 from engine.comm import sync
 from engine.comm.local import Alone
-from engine.config import Config
+from engine.config import Config, stored
 from engine.errors import ConfigError, EngineError
 from engine.models import registry
 from engine.shard import rule
@@ -247,7 +247,7 @@ def loaded(directory: str) -> Model:
 
 def restored(state: State, meta: Mapping[str, Any]) -> tuple[Model, Stage | None, Schema]:
     """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take."""
-    config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
+    config = stored(meta["config"])
     width, sparse, task = meta["schema"]
     schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
     config.data.labels, config.data.task = schema.labels or config.data.labels, task

@@ -169,12 +169,14 @@ def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
 
 
 ASP = ("exchange.mode=asp", "data.rule=part")
+GOSSIP = ("exchange.mode=gossip",)
 
 
 @pytest.mark.smoke
-def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path):
+@pytest.mark.parametrize(("mode", "crash"), [(ASP, "own:1:12,kept:0:40"), (GOSSIP, "own:1:12,kept:0:30")])
+def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path, mode, crash):
     """Two deaths one after the other, the second of an heir perhaps: each row is learned once, and no run is started again."""
-    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *ASP, ENGINE_CRASH="own:1:12,kept:0:40")
+    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *mode, ENGINE_CRASH=crash)
     assert code == 0, said
     assert {e["event"] for e in told} == {"regrouped", "returned", "done"} and told[-1]["attempts"] == 1, (told, said)
     assert sum(len(e["dead"]) for e in told if e["event"] == "regrouped" and e["rank"] == 0) == 2
@@ -183,9 +185,11 @@ def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("crash", ["commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2"])
-def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, crash):
-    code, said, told, _ = supervised(3, tmp_path, *ASP, ENGINE_CRASH=crash)
+@pytest.mark.parametrize(("mode", "crash"), [
+    *((ASP, crash) for crash in ("commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2")),
+    *((GOSSIP, crash) for crash in ("commit:1:9", "kept:0:20", "seal:2:1"))])
+def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, mode, crash):
+    code, said, told, _ = supervised(3, tmp_path, *mode, ENGINE_CRASH=crash)
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, (told, said)
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
@@ -208,6 +212,17 @@ def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
     assert (relaunched, lost) == ((2, set()) if on_loss == "same" else (0, {3, 2})), (told, said)
     assert all(e["step"] > 0 for e in told if e["event"] == "recovered")
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+def test_with_parity_the_memory_of_any_two_of_four_nodes_may_be_lost(tmp_path):
+    """2 + 2 over four nodes of one rank; the memory of the victim's node goes, and that of another with it."""
+    runs = []
+    for name, crash in (("unharmed", ""), ("harmed", "torn:1:3:0:wipe:2,began:0:1:1,kept:3:9:2:wipe:0")):
+        code, said, told, _ = supervised(4, tmp_path / name, "fault.parity=2+2", ENGINE_CRASH=crash)
+        assert code == 0, said
+        runs.append((digest(tmp_path / name), told, said))
+    assert runs[0][0] == runs[1][0] and sum(e["event"] == "relaunch" for e in runs[1][1]) == 3
+    assert sum(f"what rank {rank} kept is lost, and made again from parity" in runs[1][2] for rank in range(4)) == 4
 
 
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])

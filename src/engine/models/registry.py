@@ -21,6 +21,8 @@ HOME = {
 }
 
 
+# What to do where a kind wants dense rows.
+DENSE = "clean.stages='project?k=32' makes dense rows of sparse ones; linear, softmax, factor and table take them as they are"
 GRADED = ("mlp", "softmax", "torch", "jax")  # kinds that learn by a chain of policies
 STEP = {"softmax": 1}  # rows of a mini-batch of a graded kind where none are asked for; else 32
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
