@@ -107,7 +107,7 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in PATTERNS and not re.fullmatch(PATTERNS[name][0], str(found)):
         raise ConfigError(f"{name}: expected {PATTERNS[name][1]}, found {found!r}", where=where)
-    if name in LOWEST and found < LOWEST[name]:
+    if name in LOWEST and found is not None and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found
 

@@ -267,6 +267,8 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if shield is not None:
         shield.begin(job, opened.schema)
         job.keeper = shield
+        if shield.partner is not None and shield.partner.note:
+            diary.note(shield.partner.note)
         tiers = mend.tiers(link)  # asked of every rank, while all are well
         if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
             diary.note(f"recovery: {tiers}")

@@ -214,6 +214,17 @@ def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
 
 
+def test_with_parity_the_memory_of_any_two_of_four_nodes_may_be_lost(tmp_path):
+    """2 + 2 over four nodes of one rank; the memory of the victim's node goes, and that of another with it."""
+    runs = []
+    for name, crash in (("unharmed", ""), ("harmed", "torn:1:3:0:wipe:2,began:0:1:1,kept:3:9:2:wipe:0")):
+        code, said, told, _ = supervised(4, tmp_path / name, "fault.parity=2+2", ENGINE_CRASH=crash)
+        assert code == 0, said
+        runs.append((digest(tmp_path / name), told, said))
+    assert runs[0][0] == runs[1][0] and sum(e["event"] == "relaunch" for e in runs[1][1]) == 3
+    assert sum(f"what rank {rank} kept is lost, and made again from parity" in runs[1][2] for rank in range(4)) == 4
+
+
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])
 def test_where_node_memory_is_lost_the_file_system_is_next_and_then_the_source(tmp_path, unharmed, every):
     code, said, told, _ = supervised(3, tmp_path, "fault.copies=0", f"checkpoint.every={every}",
