@@ -67,6 +67,15 @@ def _refuse(spec: str, format: str | None, text: Grams, event: Event) -> None:
         raise ConfigError("time: @message is the time of a message of Kafka", where=spec, fix="name a column")
 
 
+def _kind(head: bytes, format: str | None, text: Grams, event: Event, where: str) -> str:
+    """csv or libsvm, as said or by the first line."""
+    row = head.split(b"\n", 1)[0]
+    kind = format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")
+    if kind == "libsvm" and any(event[:2]):
+        raise unnamed(where)
+    return kind
+
+
 def open_source(
     spec: str,
     *,
@@ -111,12 +120,9 @@ def open_source(
     def find(head: bytes, where: str) -> Plan:
         if like is not None:
             return unlabelled(like, head, where)
-        row = head.split(b"\n", 1)[0]
         if format == "text":
             return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
-        if (format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")) == "libsvm":
-            if any(event[:2]):
-                raise unnamed(where)
+        if _kind(head, format, text, event, where) == "libsvm":
             return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
         return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
@@ -127,8 +133,7 @@ def open_source(
                           plan=plan, event=event, blind=bool(blind))
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text,
-            "event": event}
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text, "event": event}
     if live(spec):
         return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
@@ -137,8 +142,7 @@ def open_source(
     begun = b""
     if plan is None and spec == "-" and (columns or (format == "text" and task)):  # said, so nothing has to be waited for
         plan = named_plan(columns, spec, said)
-    if plan is None:
-        if spec == "-":
-            begun = open_stream(spec).read(HEAD_BYTES)
-        plan = find(whole_lines(begun, spec) if spec == "-" else head(paths[0]), paths[0])
+    if plan is None and spec == "-":
+        begun = open_stream(spec).read(HEAD_BYTES)
+    plan = plan or find(whole_lines(begun, spec) if spec == "-" else head(paths[0]), paths[0])
     return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows, begun=begun)
