@@ -358,7 +358,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     source = jobs.open_source(config.data.source, **jobs.source_options(learned))
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
-    model, stage, _ = jobs.restored(state, meta)
+    model, stage, _ = jobs.restored(state, meta, narrow=True)
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
         for lines in predictions(model, source, meta["labels"], task, stage):
