@@ -124,7 +124,7 @@ def overhead(setting: Setting) -> Iterator[Row]:
 
 def heated(setting: Setting, mode: str, ranks: int, cells: int, bar: float | None) -> Iterator[Row]:
     """heat.cpp on a grid of `cells` x `cells`, which learns a row for every 16 cells once in 20 steps of the solver."""
-    steps = max(5, 9_000_000 // cells**2) * (2 if setting.long else 1)
+    steps = max(40, 36_000_000 // cells**2) * (2 if setting.long else 1)  # a second: starting is not the rate
     with host(ROOT / "examples" / "heat.cpp") as program:
         def seconds(how: str) -> float:
             more = {"ENGINE_EMBED_FULL": "newest"}  # a solver that is faster than its learner drops rows, and never waits

@@ -1,5 +1,8 @@
 """The command line: what it starts without, what it refuses, and what each verb is given."""
+import json
+import math
 import os
+import random
 import subprocess
 import sys
 import types
@@ -97,7 +100,7 @@ def test_the_configuration_with_every_setting_is_the_default(tmp_path):
     assert resolve(path, env={}) == Config()
     text = path.read_text()
     assert all(f"{name.split('.')[1]} =" in text for name in known())
-    assert 'learner = "ftrl"  # sgd | adagrad' in text
+    assert 'learner = "auto"  # auto | sgd | adagrad' in text
 
 
 def test_slurm_is_told_which_pmi_and_when_to_warn():
@@ -114,3 +117,19 @@ def test_a_reader_that_leaves_is_no_error():
 def test_settings_that_cannot_be_parsed_name_the_command_line():
     with pytest.raises(ConfigError, match=r"did you mean|unknown key"):
         cli.configured(cli.parse(["train", "x.csv", "nonsense=1"]))
+
+
+def test_a_table_of_words_and_raw_numbers_is_learned_by_a_learner_that_takes_them(tmp_path):
+    rng, lines = random.Random(0), ["at,site,age,price,clicked"]
+    for i in range(3000):
+        site, age = rng.choice(["news", "shop", "mail"]), rng.randrange(18, 80)
+        yes = rng.random() < 1 / (1 + math.exp(-((site == "shop") * 2 - 0.05 * (age - 40))))
+        lines.append(f"{1700000000 + i},{site},{age},{rng.gammavariate(2, 1000):.2f},{'yes' if yes else 'no'}")
+    (tmp_path / "clicks.csv").write_text("\n".join(lines) + "\n")
+    command = "train", "clicks.csv", "--run-dir", "-"
+    done = engine(*command, "--json", cwd=tmp_path)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["accuracy"] > found["majority"] + 0.05 and found["logloss"] < 0.65
+    assert "worse than guessing" not in done.stdout + done.stderr
+    done = engine(*command, "--learner", "ftrl", cwd=tmp_path)
+    assert done.returncode == 0 and "worse than guessing" in done.stdout + done.stderr

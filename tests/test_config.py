@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import CHOICES, Config, known, resolve
-from engine.errors import ConfigError
+from engine.config import CHOICES, Config, known, resolve, stored
+from engine.errors import ConfigError, StoreError
 
 
 def test_later_sources_win(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('[model]\nrate = 0.25\nl1 = 0.5\nlearner = "sgd"\n')
     env = {"ENGINE_MODEL_RATE": "0.5", "ENGINE_MODEL_LEARNER": "pa1", "ENGINE_TRACEBACK": "1", "HOME": "/"}
-    assert resolve(env={}).model.learner == "ftrl"
+    assert resolve(env={}).model.learner == "auto"
     model = resolve(path, env={}).model
     assert (model.rate, model.l1, model.learner) == (0.25, 0.5, "sgd")
     model = resolve(path, env=env).model
@@ -109,3 +109,15 @@ def test_the_digest_tells_any_two_configurations_apart():
 def test_every_key_is_known():
     assert {"data.source", "model.learner", "run.seed"} <= set(known())
     assert set(CHOICES) <= set(known())
+
+
+def test_a_checkpoint_of_another_version_is_read_or_refused_by_name():
+    held = Config().to_dict()
+    held["model"]["rate"] = 0.25
+    held["fault"]["later"] = 3  # does not shape what is predicted
+    held["model"]["later"] = False  # is off
+    held["moon"] = {"phase": None}
+    assert stored(held).model.rate == 0.25 and stored(held).model.learner == Config().model.learner
+    held["model"]["later"] = "yes"
+    with pytest.raises(StoreError, match=r"model\.later = 'yes'"):
+        stored(held)

@@ -43,7 +43,8 @@ inline bool missing(const Field& f) {
 
 inline std::int64_t decimal(const Field& f, float& out) {
     const Byte* stop = f.begin < f.end ? real(f.begin, f.end, out) : nullptr;
-    if (stop == f.end && stop) return std::isfinite(out) ? 0 : finite;
+    if (stop == f.end && stop && std::isfinite(out)) return 0;
+    if (stop == f.end && stop) return finite;
     if (missing(f)) { out = std::numeric_limits<float>::quiet_NaN(); return 0; }
     const Byte* p = f.begin;
     if (*p == '-' || *p == '+') ++p;

@@ -24,7 +24,7 @@ FLAGS = {
     "labels": ("time.labels", "L", "row: beside the features; later: a row of the same id brings the label"),
     "window": ("time.window", "W", "scores by windows: 60s, 60s/10s (sliding), 1000rows"),
     "rule": ("data.rule", "R", "who learns which row: deal, hash, range, random, part, window, user, columns, grid:RxC"),
-    "learner": ("model.learner", "L", "ftrl, nag, adagrad, sgd, pa1, pa2"),
+    "learner": ("model.learner", "L", "auto (nag for sparse rows with raw numbers, else ftrl), adagrad, sgd, pa1, pa2"),
     "loss": ("model.loss", "L", "squared, logistic, hinge, quantile, poisson, epsilon"),
     "rate": ("model.rate", "X", "step size (FTRL alpha, passive-aggressive C)"),
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),

@@ -13,10 +13,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, StoreError
 from engine.settings import CHOICES, LOWEST, PATTERNS, Config, Every, Names
 
-__all__ = ["CHOICES", "Config", "known", "resolve"]
+__all__ = ["CHOICES", "Config", "known", "resolve", "stored"]
+
+ASIDE = ("run", "loop", "checkpoint", "fault", "degrade", "transport", "embed")  # sections that do not shape what is predicted
 
 
 def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overrides: Iterable[str] = (),
@@ -43,6 +45,20 @@ def resolve(path: str | os.PathLike[str] | None = None, *, text: str = "", overr
         if not equals:
             raise ConfigError(f"expected section.key=value, found {item!r}", fix="for example model.learner=ftrl")
         _set(config, key.strip(), text.strip(), f"setting {item}")
+    return config
+
+
+def stored(sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The configuration that a checkpoint holds. A setting of another version that is on and shapes the model is an error."""
+    config = Config()
+    for name, values in sections.items():
+        section = getattr(config, name, None)
+        for key, value in values.items():
+            if hasattr(section, key):
+                setattr(section, key, value)
+            elif value and name not in ASIDE:
+                raise StoreError(f"the checkpoint sets {name}.{key} = {value!r}, which this version does not know",
+                                 fix="read it with the version that wrote it (engine inspect names it), or a later one")
     return config
 
 
@@ -91,7 +107,7 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in PATTERNS and not re.fullmatch(PATTERNS[name][0], str(found)):
         raise ConfigError(f"{name}: expected {PATTERNS[name][1]}, found {found!r}", where=where)
-    if name in LOWEST and found < LOWEST[name]:
+    if name in LOWEST and found is not None and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found
 

@@ -239,15 +239,42 @@ def owned(batch: Batch, *sources: Any) -> Batch:
                  values=own(batch.values), weight=own(batch.weight))
 
 
+SMALL = 1 << 18  # bytes of a model that is copied before a lot is learned
+LONG = 4096  # rows of a lot that is worth it
+
+
 class Guarded:
-    """A team whose model may be read by another thread: the lock is held while it learns and merges, not while ranks wait."""
+    """A team whose model may be read by another thread: the lock is held while it learns and merges, not while ranks wait.
+
+    A small model is read as it was before the long lot that is being learned; a larger one when its lot is done.
+    """
 
     def __init__(self, team: Any) -> None:
         self.team, self.lock = team, threading.Lock()
+        self._reading, self._fresh = threading.Lock(), False
+        self._before: Any = None
+        if sum(block.data.nbytes for block in team.state().values()) <= SMALL:
+            self._before = team.models[0].fork()
 
-    def learn(self, batch: Batch, k: int) -> Array:
+    def predict(self, batch: Batch) -> Array:
+        found: Array
+        if self.lock.acquire(blocking=not self._fresh):
+            try:
+                found = self.team.models[0].predict(batch)
+            finally:
+                self.lock.release()
+        else:
+            with self._reading:
+                found = self._before.predict(batch)
+        return found
+
+    def learn(self, batch: Batch, k: int) -> tuple[Batch, Array]:
         with self.lock:
-            found: Array = self.team.learn(batch, k)
+            self._fresh = self._before is not None and len(batch) >= LONG
+            if self._fresh:
+                with self._reading:
+                    self._before.load(self.team.state())
+            found: tuple[Batch, Array] = self.team.learn(batch, k)
             return found
 
     def update(self) -> Update:

@@ -17,7 +17,7 @@ from engine.cluster.clock import Rules
 from engine.codec.batch import Wire
 from engine.comm import sync
 from engine.comm.local import Alone
-from engine.config import Config
+from engine.config import Config, stored
 from engine.errors import ConfigError, EngineError
 from engine.models import registry, sparse
 from engine.shard import rule
@@ -140,10 +140,18 @@ def threads(config: Config) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local)
 
 
+def settle(config: Config, schema: Schema, stage: Any = None) -> None:
+    """Puts the learner that rows of this schema call for in the place of `auto`: from here on it is part of the run."""
+    if config.model.learner == "auto":
+        stage = stage or open_pipeline(config.clean.stages, schema)
+        config.model.learner = registry.learner_of(config.to_dict()["model"], schema if stage is None else stage.schema)
+
+
 def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any = None) -> loop.Job:
     """A job over `rows` (anything with `take(k)`), its model new, or of `team`, to be loaded."""
     workers = threads(config) * link.size
     stage = open_pipeline(config.clean.stages, schema)
+    settle(config, schema, stage)
     team = team or assembled(config, link, schema if stage is None else stage.schema)
     meter = Meter(schema.task, classes(config, schema), window=config.loop.window)
     cut = isinstance(team, grid.Grid)
@@ -246,7 +254,7 @@ def loaded(directory: str) -> Model:
 def restored(state: State, meta: Mapping[str, Any], *, narrow: bool = False) -> tuple[Model, Stage | None, Schema]:
     """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take. `narrow`: a
     model that was a table is given as the rows it has, which only predicts."""
-    config = Config(**{name: type(getattr(Config(), name))(**values) for name, values in meta["config"].items()})
+    config = stored(meta["config"])
     width, keyed, task = meta["schema"]
     schema = Schema(width, keyed, task, tuple(meta["labels"]), tuple(meta["columns"]))
     config.data.labels, config.data.task = schema.labels or config.data.labels, task

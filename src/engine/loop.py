@@ -59,9 +59,11 @@ class Keeper(Protocol):
 
 class Memory(Protocol):
     """What an exchange keeps from step to step: `fold` gives it for a checkpoint (collective), with the global rows of the
-    blocks of which each rank has a part; the run goes on as one that begins with it would.
+    blocks of which each rank has a part; the run goes on as one that begins with it would. `view`: what of it is kept in
+    node memory at each step, the same on every rank, as live arrays.
     """
 
+    def view(self) -> State: ...
     def fold(self, job: Job) -> tuple[State, dict[str, tuple[int, int, int]]]: ...
 
 

@@ -67,6 +67,9 @@ def views(job: loop.Job) -> State:
     """What `snapshot` gives, as views of the live arrays where the model offers them (`view`): to be read at once."""
     model = job.team.models[0]
     state: State = {**getattr(model, "view", model.state)(), **({} if job.stage is None else job.stage.state())}
+    kept = job.memory.view() if job.memory is not None else {  # what the exchange has not taken yet, after a recovery
+        name: block for name, block in job.recalled.items() if name == "speed"}
+    state |= {f"exchange/{name}": block for name, block in kept.items()}
     return state | {f"meter/{job.link.rank:06d}/{name}": Block(data) for name, data in job.meter.view().items()}
 
 

@@ -6,7 +6,6 @@ nothing is printed; signals, environment and logging are left alone; an error is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -130,8 +129,8 @@ class Session:
             self._asked = np.full(x.shape[0], np.nan, np.float32), np.arange(x.shape[0])
         none, order = self._asked
         batch = self._batch(x, none, None) if self.schema.sparse else Batch(none, order, none, x=self._rows(x, len(none)))
-        with getattr(self._job.team, "lock", nullcontext()):
-            return self._job.team.models[0].predict(batch if stage is None else stage.transform(batch))
+        batch, team = batch if stage is None else stage.transform(batch), self._job.team
+        return team.predict(batch) if isinstance(team, Guarded) else team.models[0].predict(batch)
 
     def fit(self, source: Any) -> Iterator[loop.Event]:
         """Learn a source (a path, a spec or a `Source`) to its end; yields what is due as it comes (collective)."""

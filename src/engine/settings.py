@@ -90,7 +90,7 @@ class Model:
 
     kind: str = "linear"
     loss: str | None = None
-    learner: str = "ftrl"
+    learner: str = "auto"
     classes: int = 2
     beta: float | None = None
     rate: float | None = None
@@ -246,20 +246,26 @@ class Checkpoint:
 @dataclass
 class Fault:
     """Every step kept in node memory. `memory`: auto (where `engine run --supervise` started the run), on, off. `copies`:
-    other nodes that hold each rank's state; `ranks_per_node` 0 = real hosts. In seconds: `frozen`, `hung` (a rank), `silent`
-    (a host), `mtbf` (between failures, for the interval of checkpoints where none is given: Young, Daly). `seal`: least bytes
-    of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss shrink`).
+    other nodes that hold each rank's state (none given = 1). `parity` "k+m": in its place sums over groups of k + m nodes, of
+    which any m may be lost, in m/k of the memory. `ranks_per_node` 0 = real hosts. In seconds: `frozen`, `hung` (a rank),
+    `silent` (a host), `mtbf` (between failures, for the interval of checkpoints where none is given: Young, Daly). `seal`:
+    least bytes of journal before images are brought forward. `inplace`: survivors may go on without a relaunch (`--on-loss
+    shrink`).
+    `standby`: the next launch is begun in advance and waits (about 35 MB a rank, no CPU): on, off, auto (where that is a small
+    part of the free memory, once the job has learned ten times as long as it took to start).
     """
 
     memory: str = "auto"
     folder: str = "/dev/shm"
-    copies: int = 1
+    copies: int | None = None
+    parity: str = ""
     ranks_per_node: int = 0
     frozen: float = 0.5
     hung: float = 300.0
     silent: float = 5.0
     seal: int = 4 << 20
     inplace: bool = True
+    standby: str = "auto"
     mtbf: float = 86400.0
 
 
@@ -368,7 +374,7 @@ CHOICES = {
     "data.on_bad_rows": ("error", "skip", "count"), "data.task": ("binary", "multiclass", "regression"),
     "time.unit": ("auto", "s", "ms", "us", "ns"), "time.late": ("learn", "drop"), "time.labels": ("row", "later"),
     "model.loss": ("squared", "logistic", "hinge", "quantile", "poisson", "epsilon"),
-    "model.learner": ("sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
+    "model.learner": ("auto", "sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"),
     "update.on_drift": ("mark", "task", "reset", "retrain"), "update.spool": ("memory", "disk", "source", "none"),
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
@@ -377,13 +383,14 @@ CHOICES = {
     "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
-    "fault.memory": ("auto", "on", "off"), "transport.between": ("mpi", "sockets"),
+    "fault.memory": ("auto", "on", "off"), "fault.standby": ("auto", "on", "off"), "transport.between": ("mpi", "sockets"),
     "shard.onesided": ("auto", "shared", "rma", "served"), "shard.service": ("auto", "thread", "inline"),
 }
 PATTERNS = {"data.rule": (r"deal|hash|range|random|part|window|user|columns|grid(:[1-9]\d{0,5}x[1-9]\d{0,5})?",
                           "deal, hash, range, random, part, window, user, columns or grid[:RxC]"),
             "exchange.mode": (r"bsp|asp|auto|(ssp|hybrid):\d{1,4}|local:[1-9]\d{0,5}|gossip(:(random|ring|exponential))?",
                               "bsp, ssp:N, hybrid:N, asp, gossip[:random|ring|exponential], local:H or auto"),
+            "fault.parity": (r"([1-9]\d?\+[1-9]\d?)?", "k+m, for example 4+2: groups of 6 nodes, any 2 of which may be lost"),
             "exchange.codec": (r"exact|auto|dense|bf16|int8|int4|sign|topk(:0?\.\d+)?|lowrank(:[1-9]\d?)?",
                                "exact, auto, dense, bf16, int8, int4, sign, topk:0.01 or lowrank:4")}
 LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight": 4096, "transport.journal": 4096,

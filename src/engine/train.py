@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -17,13 +18,13 @@ from engine import __version__, events, loop, modes, relearn, resume
 from engine import job as jobs
 from engine.cluster.clock import Report, Save, Stop
 from engine.comm import sync
-from engine.config import Config
+from engine.config import Config, stored
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
 from engine.store import checkpoint as store
 from engine.store.atomic import writable
-from engine.survive import mend, protect, retrain
+from engine.survive import mend, protect, retrain, standby
 from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
@@ -31,6 +32,7 @@ from engine.watch.meter import Meter
 from engine.watch.page import write_page
 
 LIVE_S = 1.0  # between reports while somebody looks on
+WIDE = 1 << 14  # keys before a dense layer that make a step slow
 
 
 def link_up(config: Config, guard: Guard) -> Link:
@@ -177,6 +179,10 @@ class Diary:
                     "versions": {"engine": __version__, "python": sys.version.split()[0], "numpy": np.__version__}})
         if self.log:
             self.log.end(found, run)
+        if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
+            linear = "model.learner=nag takes them as they are, " * (self.config.model.kind == "linear")
+            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}"
+                      "clean.stages=scale brings columns to one size; or take a smaller model.rate")
         return found
 
 
@@ -194,10 +200,15 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     if not config.data.source and source is None:
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
+    standby.hold(guard)
     sync.same(link, config.digest(), "the configuration")
     link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
+    jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
+    if config.model.kind == "mlp" and opened.schema.sparse and opened.schema.width > WIDE and not config.clean.stages:
+        diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of "
+                   "them, clean.stages='project?k=32' 32 columns")
     job, shield, before = prepared(config, link, opened, diary, guard)
     diary.degrade = Degrade(config.degrade.budget, max(link.size, int((before or {}).get("ranks", 0))), diary.note)
     stopped = ""
@@ -253,6 +264,8 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     if shield is not None:
         shield.begin(job, opened.schema)
         job.keeper = shield
+        if shield.partner is not None and shield.partner.note:
+            diary.note(shield.partner.note)
         tiers = mend.tiers(link)  # asked of every rank, while all are well
         if not os.environ.get("ENGINE_ATTEMPT", "0").strip("0") and before is None:
             diary.note(f"recovery: {tiers}")
@@ -352,7 +365,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     """Scores of every row of `config.data.source`, in order, as CSV lines `prediction[,score…]`; returns the rows."""
     state, meta, _ = store.newest(checkpoint)
     width, sparse, task = meta["schema"]
-    learned = Config(**{name: type(getattr(config, name))(**values) for name, values in meta["config"].items()})
+    learned = stored(meta["config"])
     learned.data.source, learned.data.labels = config.data.source, tuple(meta["labels"]) or learned.data.labels
     learned.data.task = task
     source = jobs.open_source(config.data.source, **jobs.source_options(learned))

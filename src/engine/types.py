@@ -149,13 +149,16 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a source's rows are. `width` = dense columns or the key space; `labels` = class names in id order."""
+    """What a source's rows are. `width` = dense columns or the key space; `labels` = class names in id order; `numbers`:
+    whether sparse rows hold numbers of any size, not only ones and weights near 1.
+    """
 
     width: int
     sparse: bool
     task: Literal["binary", "multiclass", "regression"]
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    numbers: bool = False
 
 
 class Source(Protocol):
@@ -320,8 +323,8 @@ class Link(Protocol):
         """One-dimensional `parts[r]` goes to rank r -> what each rank sent here, in rank order."""
         ...
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
-        """Elementwise over ranks, equal shapes; the same bytes on every rank."""
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
+        """Elementwise over ranks, equal shapes; the same bytes on every rank. In `out`, where it is given."""
         ...
 
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:

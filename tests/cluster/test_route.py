@@ -1,8 +1,27 @@
 """The planner's formulas: they bend the right way, dense is never dropped, and 10^5 ranks are a question like any other."""
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.cluster.forecast import told
-from engine.cluster.route import CODECS, Fit, Scale, Wire, choose, explain, guess, halving_s, ring_s, step_s, weak, wire_s
+from engine.cluster.route import (
+    CODECS,
+    Fit,
+    Scale,
+    Wire,
+    choose,
+    chunk_of,
+    close,
+    explain,
+    guess,
+    halving_s,
+    ring_s,
+    step_s,
+    verdict,
+    weak,
+    wire_s,
+)
 from engine.errors import ConfigError
 
 CODING = {"encode_s": dict.fromkeys(CODECS, 5e-10), "decode_s": dict.fromkeys(CODECS, 3e-10)}
@@ -56,3 +75,48 @@ def test_weak_scaling_falls_slowly_and_never_rises():
     values = list(found.values())
     assert values == sorted(values, reverse=True)
     assert sum(step_s(FAST, scale, 1024)) < sum(step_s(SLOW, scale, 1024))
+
+
+def test_ranks_of_one_node_try_a_codec_only_where_their_link_is_truly_slow():
+    near = Fit(Wire(2e-6, 1 / 4e9), Wire(0.0, 0.0), per_node=2, **CODING)  # 4 GB/s: sign is guessed at .7 of dense
+    assert guess(near, 2, N, "sign").total_s < guess(near, 2, N, "dense").total_s
+    assert [g.codec for g in choose(near, 2, N, ("dense", "int8", "sign", "topk"))] == ["dense"]
+    slow = Fit(SLOW.near, Wire(0.0, 0.0), per_node=8, **CODING)
+    assert len(choose(slow, 8, N, tuple(CODECS))) > 2
+
+
+@given(st.integers(1, 1 << 30), st.integers(1, 4096))
+def test_chunks_hold_whole_blocks_and_leave_every_rank_some(n, ranks):
+    chunk = chunk_of(n, ranks)
+    assert chunk % 1024 == 0 == chunk % 2304 and 1 << 16 <= chunk < (1 << 21) + 9216
+    assert n <= ranks * (1 << 16) or n > (ranks - 1) * chunk
+
+
+@given(st.integers(0, 1 << 30), st.floats(0.93, 3), st.integers(0, 4))
+def test_dense_stays_unless_a_codec_is_clearly_quicker_in_all_rounds_but_one(seed, ratio, spoiled):
+    rng = np.random.default_rng(seed)
+    dense = (0.01 * rng.uniform(0.5, 4, 5)).tolist()  # a machine whose speed changes from round to round
+    codec = [ratio * t * f for t, f in zip(dense, rng.uniform(0.99, 1.01, 5), strict=True)]
+    assert verdict({"dense": dense, "sign": codec}, "dense") == "dense"
+    quick = [0.5 * t for t in dense]
+    assert verdict({"dense": dense, "sign": quick}, "dense") == "sign"
+    quick[spoiled] = 9 * dense[spoiled]  # one round in which something else ran
+    assert verdict({"sign": quick, "dense": dense}, "dense") == "sign"
+    quick[(spoiled + 1) % 5] = 1.1 * dense[(spoiled + 1) % 5]
+    assert verdict({"sign": quick, "dense": dense}, "dense") == "dense"
+
+
+def test_a_codec_in_use_gives_way_to_dense_at_par_and_to_another_only_clearly():
+    sign, at_par, better = [1.0] * 5, [0.99, 1.01, 0.98, 1.0, 0.97], [0.95] * 5
+    assert verdict({"sign": sign, "dense": at_par}, "sign") == "dense"
+    assert verdict({"sign": sign, "dense": [1.05] * 5}, "sign") == "sign"
+    assert verdict({"sign": sign, "int8": better, "dense": [2.0] * 5}, "sign") == "sign"
+    assert verdict({"sign": sign, "int8": [0.8] * 5, "dense": [2.0] * 5}, "sign") == "int8"
+    assert verdict({"sign": sign, "int8": better}, "dense") == "int8"  # dense is out: the least
+
+
+def test_heats_leave_those_close_to_the_quickest_and_dense_while_it_is_not_clearly_beaten():
+    assert close({"dense": [9.0] * 3, "int8": [1.1] * 3, "sign": [1.0] * 3, "topk": [1.4] * 3}) == ["sign", "int8"]
+    assert close({"dense": [0.9, 9.0, 0.9], "sign": [1.0, 1.0, 1.0]}) == ["dense", "sign"]
+    assert close({"dense": [1.5, 1.0, 1.0], "sign": [1.0, 0.7, 1.1]}) == ["dense", "sign"]
+    assert close({"dense": [1.3, 0.9, 1.5], "sign": [1.0, 1.0, 1.1]}) == ["sign", "dense"]  # not beaten in all

@@ -29,10 +29,10 @@ def rounds(links, count, graph, silent=()):
 
 def mass(made, x):
     """Sum of (x, w) over ranks and over what was given but not yet taken."""
-    total = sum(np.append(x[r] * one.mass, one.mass) for r, one in enumerate(made))
-    for r, one in enumerate(made):
-        for to, given_ in one.given.items():
-            total = total + given_ - made[to].taken.get(r, 0.0)
+    total = sum(np.append(x[r] * one.account.mass, one.account.mass) for r, one in enumerate(made))
+    for one in made:
+        for pair, given_ in one.account.given.items():
+            total = total + given_ - made[pair[1]].account.taken.get(pair, 0.0)
     return total
 
 
@@ -44,7 +44,7 @@ def test_mass_is_conserved_when_messages_are_lost(graph, size, count, loss, seed
     made, x = rounds(links, count, graph)
     want = np.append(sum(value(r) for r in range(size)), size)
     np.testing.assert_allclose(mass(made, x), want, atol=1e-12)
-    assert all(one.mass > 0 for one in made)
+    assert all(one.account.mass > 0 for one in made)
 
 
 @pytest.mark.parametrize(("graph", "size", "count"), [

@@ -261,3 +261,30 @@ def test_cuda_arrays_are_copied_by_the_driver(monkeypatch):
                           "cuCtxPopCurrent_v2", "cuDevicePrimaryCtxRelease_v2"]
     with pytest.raises(DataError, match="device 9"):
         foreign.at_address(x.ctypes.data, (2,), (8,), x.dtype, device=10)
+
+
+def test_a_small_model_is_read_while_a_long_lot_is_learned():
+    learning, go = threading.Event(), threading.Event()
+    settings = SETTINGS | {"exchange.every": 8192}
+    x, y = rows(0, 8192)
+    with Session(width=3, task="regression", **settings) as session, session.stream(2) as stream:
+        stream.put(x, y)
+        stream.wait()
+        before = session.predict(x).tobytes()
+        team = session._job.team.team
+        learn = team.learn
+
+        def held(batch, k):
+            learning.set()
+            assert go.wait(60)
+            return learn(batch, k)
+        team.learn = held
+        stream.put(*rows(1, 8192))
+        assert learning.wait(60)
+        assert session.predict(x).tobytes() == before  # and does not wait
+        go.set()
+        stream.wait()
+        after = session.predict(x).tobytes()
+    assert after != before
+    twin = Session(width=3, task="regression", **settings).partial_fit(x, y)
+    assert twin.predict(x).tobytes() == before and twin.partial_fit(*rows(1, 8192)).predict(x).tobytes() == after

@@ -120,3 +120,26 @@ def test_linear_is_built_as_configured():
     assert {k: model.options[k] for k in ("loss", "learner", "rate", "classes", "bias", "scale")} == {
         "loss": "hinge", "learner": "pa1", "rate": 0.5, "classes": 3, "bias": 2.0, "scale": True}
     assert resolve(env={}).model.kind == "linear"
+
+
+def test_auto_is_a_learner_that_suits_the_rows():
+    raw = Schema(64, True, "binary", numbers=True)
+    assert registry.learner_of({"learner": "auto"}, raw) == "nag"
+    assert registry.learner_of({"learner": "sgd"}, raw) == "sgd"
+    assert registry.learner_of({"learner": "auto", "batch": 16}, raw) == "ftrl"
+    assert registry.learner_of({}, Schema(64, True, "binary")) == registry.learner_of({}, Schema(8, False, "binary")) == "ftrl"
+
+
+def test_sources_say_whether_sparse_rows_hold_raw_numbers(tmp_path):
+    from engine.source.read import open_source
+
+    def numbers(name, text, **options):
+        (tmp_path / name).write_text(text)
+        return open_source(str(tmp_path / name), **options).schema.numbers
+
+    assert numbers("words.csv", "a,b,y\n" + "u,v,1\nw,v,0\n" * 9) is False
+    assert numbers("both.csv", "a,b,y\n" + "u,3,1\nw,4,0\n" * 9) is True
+    assert numbers("dense.csv", "a,b,y\n" + "1,3,1\n2,4,0\n" * 9) is False
+    assert numbers("hashed.csv", "a,b,y\n" + "1,3,1\n2,4,0\n" * 9, hash_bits=10) is True
+    assert numbers("near.svm", "1 1:1 2:0.5\n0 3:1\n" * 9) is False
+    assert numbers("far.svm", "1 1:1 2:1900\n0 3:1\n" * 9) is True

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,44 @@ def test_killed_wiped_and_killed_again_is_bit_for_bit_the_unharmed_run(tmp_path,
     assert not (left / name).exists()
 
 
+@pytest.mark.smoke
+def test_a_launch_in_reserve_takes_over_and_ends_with_the_bits_of_the_unharmed_run(tmp_path, unharmed):
+    """Rank 1 is stopped at its seventh step until the next launch waits at its gate; then it is killed."""
+    audit = tmp_path / "audit.jsonl"
+
+    def kill_when_ready():
+        end = time.monotonic() + LIMIT_S
+        while not (audit.exists() and '"standby"' in audit.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if state(path) == "T" and str(tmp_path) in words(path)]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_when_ready)
+        code, said, told, _ = supervised(3, tmp_path, "fault.standby=on", "fault.frozen=100", ENGINE_CRASH="own:1:7:0:stop")
+    assert code == 0 and len(killed.result()) == 1, said
+    events = [e["event"] for e in told]
+    assert events.index("standby") < events.index("called") < events.index("recovered") < events.index("committed"), events
+    assert events.count("relaunch") == 1 and digest(tmp_path) == unharmed, said
+    assert not [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in words(path)]  # no reserve is left behind
+
+
+def words(path):
+    try:
+        return (path / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def state(path):
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("action", ["kill", "wipe"])
 @pytest.mark.parametrize("point", POINTS)
@@ -130,12 +169,14 @@ def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
 
 
 ASP = ("exchange.mode=asp", "data.rule=part")
+GOSSIP = ("exchange.mode=gossip",)
 
 
 @pytest.mark.smoke
-def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path):
+@pytest.mark.parametrize(("mode", "crash"), [(ASP, "own:1:12,kept:0:40"), (GOSSIP, "own:1:12,kept:0:30")])
+def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_path, mode, crash):
     """Two deaths one after the other, the second of an heir perhaps: each row is learned once, and no run is started again."""
-    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *ASP, ENGINE_CRASH="own:1:12,kept:0:40")
+    code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", *mode, ENGINE_CRASH=crash)
     assert code == 0, said
     assert {e["event"] for e in told} == {"regrouped", "returned", "done"} and told[-1]["attempts"] == 1, (told, said)
     assert sum(len(e["dead"]) for e in told if e["event"] == "regrouped" and e["rank"] == 0) == 2
@@ -144,11 +185,44 @@ def test_asynchronous_survivors_learn_on_while_what_the_dead_held_is_read(tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("crash", ["commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2"])
-def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, crash):
-    code, said, told, _ = supervised(3, tmp_path, *ASP, ENGINE_CRASH=crash)
+@pytest.mark.parametrize(("mode", "crash"), [
+    *((ASP, crash) for crash in ("commit:1:9", "own:0:15", "learned:2:1", "torn:1:1", "seal:0:2")),
+    *((GOSSIP, crash) for crash in ("commit:1:9", "kept:0:20", "seal:2:1"))])
+def test_asynchronous_ranks_are_started_again_each_from_its_own_last_record(tmp_path, mode, crash):
+    code, said, told, _ = supervised(3, tmp_path, *mode, ENGINE_CRASH=crash)
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, (told, said)
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(("mode", "crash", "on_loss"), [
+    ("ssp:3", "own:1:12:0:wipe,kept:2:9:1", "same"),
+    pytest.param("ssp:2", "own:1:12:0:wipe,learned:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:2", "seal:1:2:0:wipe,commit:0:30", "shrink", marks=LONG),
+    pytest.param("hybrid:3", "torn:0:9:0:wipe,learned:1:2:1", "same", marks=LONG),
+    pytest.param("auto", "learned:2:20,own:0:28", "shrink", marks=LONG)])
+def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
+    """Two losses, the first with the node's memory: each row is learned once, from a round that all had committed."""
+    code, said, told, _ = supervised(4, tmp_path, f"--on-loss={on_loss}", f"exchange.mode={mode}", ENGINE_CRASH=crash)
+    assert code == 0 and "without a new step" not in said, said
+    relaunched = sum(e["event"] == "relaunch" for e in told)
+    lost = {e["ranks"] for e in told if e["event"] == "recovery"}
+    assert (relaunched, lost) == ((2, set()) if on_loss == "same" else (0, {3, 2})), (told, said)
+    assert all(e["step"] > 0 for e in told if e["event"] == "recovered")
+    assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+def test_with_parity_the_memory_of_any_two_of_four_nodes_may_be_lost(tmp_path):
+    """2 + 2 over four nodes of one rank; the memory of the victim's node goes, and that of another with it."""
+    runs = []
+    for name, crash in (("unharmed", ""), ("harmed", "torn:1:3:0:wipe:2,began:0:1:1,kept:3:9:2:wipe:0")):
+        code, said, told, _ = supervised(4, tmp_path / name, "fault.parity=2+2", ENGINE_CRASH=crash)
+        assert code == 0, said
+        runs.append((digest(tmp_path / name), told, said))
+    assert runs[0][0] == runs[1][0] and sum(e["event"] == "relaunch" for e in runs[1][1]) == 3
+    assert sum(f"what rank {rank} kept is lost, and made again from parity" in runs[1][2] for rank in range(4)) == 4
 
 
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])

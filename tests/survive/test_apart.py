@@ -13,7 +13,7 @@ from engine.config import resolve
 from engine.errors import ConfigError, PeerError
 from engine.modes.owner import Owner
 from engine.source import stream as streams
-from engine.survive.apart import Apart
+from engine.survive.pushes import Pushes
 
 ROWS = 4000
 
@@ -35,7 +35,7 @@ def prepared(link, config, root):
     link.alarm = str
     source = jobs.open_agreed(config, link)
     job = jobs.assemble(config, link, source.schema, None)
-    shield = Apart(config, link, root)
+    shield = Pushes(config, link, root)
     before = shield.recover(job, source.schema)
     job.stream = jobs.stream(config, link, source, None if before is None else streams.Position.parse(before["position"]))
     shield.begin(job, source.schema)
@@ -130,6 +130,56 @@ def test_survivors_learn_on_and_each_push_is_applied_once(tmp_path, victim, when
     for learned, rows, clock in ends:
         assert (rows, clock) == (ROWS, ROWS)
         np.testing.assert_allclose(learned, total[: len(learned)], atol=2e-4)
+
+
+def until(owner, shield, died, victim):
+    """Learns on until that member's death is noticed; a logical link does not call off a wait, it ends it."""
+    learn, idle = owner.learn, owner.idle
+
+    def noticing(act):
+        if died.is_set():
+            shield.pulse.lost.add(victim)
+        return act()
+
+    owner.learn, owner.idle = lambda: noticing(learn), lambda: noticing(idle)
+    with pytest.raises(PeerError):
+        finished(owner)
+    owner.learn, owner.idle = learn, idle
+    assert died.wait(10)
+
+
+def test_an_heir_that_dies_before_it_has_taken_what_it_read_has_an_heir_of_both(tmp_path):
+    config = config_of()
+    three, two, died = group(3, timeout_s=5), group(2, timeout_s=30), [threading.Event(), threading.Event()]
+
+    def work(link):
+        owner, shield, told, _ = prepared(link, config, tmp_path)
+        if link.rank == 1:
+            ending(shield, owner, "after", 9)
+        if not link.rank:
+            shield._fetch = lambda member, wards: None  # it is slow: nothing of rank 1 has come when rank 0 dies
+        for victim, links in ((1, three), (0, two)):
+            if link.rank == victim:
+                with pytest.raises((Died, PeerError)):
+                    finished(owner)
+                died[1 - victim].set()
+                return None, told, None
+            until(owner, shield, died[1 - victim], victim)
+            fresh = links[sorted({0, 2, 3} if victim else {2, 3}).index(link.rank)]
+            fresh.alarm = str
+            assert shield.regroup(fresh) == [victim]
+            if link.rank == 0:
+                assert shield.awaited == {1}
+                ending(shield, owner, "after", 5)
+        return finished(owner), told, owner.shards
+
+    found = on_ranks(group(4, timeout_s=5), work)
+    total = sum(told for _, told, _ in found)
+    assert sorted(shard for *_, shards in found if shards for shard in shards) == [0, 1, 2, 3]
+    for end, *_ in found:
+        if end is not None:
+            assert end[1:] == (ROWS, ROWS)
+            np.testing.assert_allclose(end[0], total[: len(end[0])], atol=2e-4)
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 2), (2, 4), (3, 1)])

@@ -66,7 +66,7 @@ class Hash(Keyed):
         self._kinds[[place(name, schema) for name in self._named]] = 2
         self._seeds = np.array([text_hash(name.encode()) for name in names], np.uint64)
         self._owner = np.zeros(self._mask + 1, np.uint32)
-        return replace(schema, width=self._mask + 1, sparse=True, columns=())
+        return replace(schema, width=self._mask + 1, sparse=True, columns=(), numbers=bool((self._kinds == 1).any()))
 
     def run(self, batch: Batch, fit: bool) -> Batch:
         if batch.x is None:

@@ -7,10 +7,25 @@ The same formulas serve a running job (fits of this machine) and the offline que
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2
+from statistics import median
 
 WORTH = 2.0  # times dense's guess: a codec above it is not even tried; guesses of short exchanges are no better than that
+NEAR_WORTH = 0.5  # the same where all ranks share a node: in memory a byte costs as much to code as to move
+WIN, STAY = 0.9, 1.0  # of the time of what is in use: what a rival has to reach, and what dense, which loses nothing
+FOLDS = 48  # updates from which an owner sorts rows instead of adding one update after the other (update/merge.py)
+CLOSE = 1.25  # times the least: a candidate above it is out after the heats
+
+
+UNIT = 9216  # elements: whole blocks of every codec that has blocks
+LEAST, MOST, EACH = 1 << 16, 1 << 21, 4  # elements of a chunk; chunks that a rank owns where they are long enough
+
+
+def chunk_of(n: int, ranks: int) -> int:
+    """Elements of a chunk of a coded sum: each rank owns some, so that encoding, sending and decoding overlap, and none is so
+    short that its calls and messages cost more than its elements."""
+    return -(-min(MOST, max(LEAST, -(-n // (EACH * ranks)))) // UNIT) * UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +127,48 @@ def guess(fit: Fit, ranks: int, n: int, codec: str, *, density: float = 0.01, ra
         size = 24.0 * density * n * share
         return Guess(codec, "owners", encode, (3 * log2(max(2, ranks)) + ranks) * wire.latency_s + size * wire.byte_s, decode)
     size = 8.0 * n / kind.ratio * share
-    chunks = ceil(n / (1 << 18))
+    chunks = ceil(n / chunk_of(n, ranks))
     messages = min(2 * chunks, 2 * (ranks - 1) * ceil(chunks / ranks))
     return Guess(codec, "owners", encode, messages * wire.latency_s + size * wire.byte_s, decode)
 
 
 def choose(fit: Fit, ranks: int, n: int, allowed: Sequence[str], *, density: float = 0.01) -> list[Guess]:
-    """Candidates worth a trial, the quickest first; always with dense, and no other that is guessed above WORTH times it."""
+    """Candidates worth a trial, the quickest first; always with dense, and no other that is guessed above WORTH times it
+    (NEAR_WORTH where no link between nodes is used)."""
     dense = guess(fit, ranks, n, "dense")
     found = [guess(fit, ranks, n, name, density=density) for name in allowed if name != "dense"]
-    good = [g for g in found if g.total_s < WORTH * dense.total_s]
+    good = [g for g in found if g.total_s < (WORTH if ranks > fit.per_node else NEAR_WORTH) * dense.total_s]
     return sorted([dense, *good], key=lambda g: g.total_s)
+
+
+Blocks = Mapping[str, Sequence[float]]  # by candidate: seconds a step in each round of a trial
+
+
+def close(blocks: Blocks) -> list[str]:
+    """Candidates whose median is within CLOSE of the least, and dense unless a candidate beats it clearly; quickest first."""
+    usual = {name: median(times) for name, times in blocks.items()}
+    least = min(usual.values())
+    kept = [name for name, t in usual.items() if t <= CLOSE * least]
+    if "dense" in blocks and "dense" not in kept and verdict(blocks, "dense") == "dense":
+        kept.append("dense")
+    return sorted(kept, key=lambda name: usual[name])
+
+
+def verdict(blocks: Blocks, before: str = "") -> str:
+    """Which candidate goes on. `before`: in use; it is left for one whose median of the paired ratios is at most WIN (dense:
+    STAY), quicker in all rounds but one of five (dense: in most). Where it is not among them, the least median."""
+    if before not in blocks:
+        return min(blocks, key=lambda name: median(blocks[name]))
+    rivals = {name: [t / b for t, b in zip(times, blocks[before], strict=True)] for name, times in blocks.items()}
+    del rivals[before]
+    for name, ratios in sorted(rivals.items(), key=lambda one: median(one[1])):
+        wins = sum(r < 1 for r in ratios)
+        if name == "dense":
+            if median(ratios) <= STAY and 2 * wins > len(ratios):
+                return name
+        elif median(ratios) <= WIN and wins >= len(ratios) - len(ratios) // 5:
+            return name
+    return before
 
 
 def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = "", measured: Mapping[str, float] | None = None,
@@ -138,6 +184,8 @@ def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = 
         said = f"{g.codec:8} {g.route:8} {g.total_s * 1e3:9.3f} ms = {parts}"
         if measured and g.codec in measured:
             said += f"; tried: {measured[g.codec] * 1e3:.3f} ms"
+        elif measured:
+            said += "; not tried: its guess is too long"
         lines.append(said + ("  <- taken" if g.codec == picked else ""))
     return lines
 
@@ -146,9 +194,10 @@ def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = 
 class Scale:
     """The question of weak scaling: each rank learns `rows` of `row_s` seconds between exchanges of `touched` rows of state.
 
-    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size); `merge_s`: taking a
-    touched row out, adding it and merging it. `shared`: the ranks of a node share one model, each the owner of a part of
-    the keys, so that only nodes exchange and a node's ranks share the merging.
+    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size). Seconds a row: `take_s`
+    to take a touched row out for its owner, `fold_s` to add it there and to pack the sum, `put_s` to merge a sum into the
+    model, all with every core at work. `crowd`: ranks a core. `shared`: the ranks of a node share one model, each the owner of
+    a part of the keys, so that only nodes exchange and a node's ranks share the merging.
     """
 
     rows: int
@@ -156,8 +205,11 @@ class Scale:
     touched: float
     union: float
     wide: float = 28.0
-    merge_s: float = 1.5e-8
+    take_s: float = 1e-8
+    fold_s: float = 1e-8
+    put_s: float = 1e-8
     shared: bool = False
+    crowd: float = 1.0
 
 
 def union_of(scale: Scale, ranks: int) -> float:
@@ -167,7 +219,8 @@ def union_of(scale: Scale, ranks: int) -> float:
 
 def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
     """(learning, exchanging) seconds of one step: updates to owners, sums from owners back, merged by every rank."""
-    learn = scale.rows * scale.row_s
+    busy = max(1.0, scale.crowd)
+    learn = scale.rows * scale.row_s * busy
     if ranks == 1:
         return learn, 0.0
     wire = fit.far if ranks > fit.per_node else fit.near
@@ -180,11 +233,13 @@ def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
             return learn, 0.0
     whole = union_of(scale, ranks)
     share = (parties - 1) / parties
-    messages = 2 * ceil(log2(parties)) + 2 * min(parties - 1, 2 * ceil(log2(parties)))
+    messages = 4 * ceil(log2(parties)) + 2 * min(parties - 1, 2 * ceil(log2(parties)))  # votes and sizes; rows and sums
     wires = messages * wire.latency_s + (touched + whole) * scale.wide * share * wire.byte_s * crowd
-    return learn, wires + scale.merge_s * (touched + whole) / hands
+    fold_s = scale.fold_s * max(1.0, min(parties, FOLDS) / 2)  # sums of two by two; many are sorted
+    return learn, wires + busy * ((scale.take_s + fold_s) * touched + scale.put_s * whole) / hands
 
 
 def weak(fit: Fit, scale: Scale, ranks: Sequence[int]) -> list[tuple[int, float]]:
     """(ranks, efficiency): the rate a rank keeps, against one rank alone."""
-    return [(p, scale.rows * scale.row_s / sum(step_s(fit, scale, p))) for p in ranks]
+    alone = replace(scale, crowd=1.0)
+    return [(p, sum(step_s(fit, alone, 1)) / sum(step_s(fit, scale, p))) for p in ranks]

@@ -19,7 +19,7 @@ from engine.kernels import _native
 from engine.types import Array, Link, Transfer
 
 TAG = 96
-CHUNK = 1 << 18
+CHUNK = 1 << 20
 TINY = 1e-30  # blocks of smaller values are sent as 0
 
 
@@ -29,7 +29,7 @@ class Coded:
     The array it returns is overwritten by the next call: fresh pages for it would cost as much as the encoding.
 
     `residual` is what this rank still owes, as one float32 `(n,)`: sum of results + sum of residuals over ranks = sum of
-    inputs, to the rounding of the codec. Arrivals are polled between encodings.
+    inputs, to the rounding of the codec. Frames are received while others are encoded.
     """
 
     def __init__(self, link: Link, n: int, make: Callable[[int], Codec], *, chunk: int = CHUNK, name: str = "coded") -> None:
@@ -37,53 +37,66 @@ class Coded:
         self.spans = [(a, min(n, a + chunk)) for a in range(0, n, chunk)]
         streams = [c * link.size + link.rank for c in range(len(self.spans))]
         self.codecs = [make(stream) for stream in streams]
-        self._total, self._acc = np.zeros(n, np.float32), np.empty(min(n, chunk), np.float32)
+        self._total, self._owed = np.zeros(n, np.float32), np.zeros(n, np.float32)
         self.states = [codec.init(b - a) for codec, (a, b) in zip(self.codecs, self.spans, strict=True)]
+        for state, (a, b) in zip(self.states, self.spans, strict=True):
+            state["residual"] = self._owed[a:b]  # one array for all, which the system backs by huge pages
 
     def owner(self, c: int) -> int:
         return c % self.link.size
 
     def residual(self) -> Array:
         """What this rank has not yet sent, float32 `(n,)`."""
-        return np.concatenate([s["residual"] for s in self.states]) if self.states else np.zeros(0, np.float32)
+        return self._owed.copy()
 
     def owe(self, residual: Array) -> None:
         """Takes what `residual` gave, perhaps under another number of ranks, as the residual from here on."""
-        for state, (a, b) in zip(self.states, self.spans, strict=True):
-            state["residual"][:] = residual[a:b]
+        self._owed[:] = residual
 
     def __call__(self, g: Array) -> Array:
-        link, me, total = self.link, self.link.rank, self._total
+        link, me = self.link, self.link.rank
+        others = [r for r in range(link.size) if r != me]
         self._going: list[tuple[Transfer, Any]] = []
+        self._coming: dict[tuple[int, int], tuple[Transfer, Array]] = {}  # by sender and tag
         self._parts: dict[int, dict[int, Any]] = {c: {} for c in range(len(self.spans)) if self.owner(c) == me}
         self._sums = {c for c in range(len(self.spans)) if self.owner(c) != me}
-        others = [r for r in range(link.size) if r != me]
         for c, (a, b) in enumerate(self.spans):
             if self.owner(c) != me:
                 self._send(self.codecs[c].encode(g[a:b], self.states[c], self.step), self.owner(c), TAG)
             elif not others:
-                self._settle(c, g, total, others)
-            self._poll(g, total, others)
+                self._settle(c, g, others)
+            self._poll(g, others)
         while self._parts or self._sums:
-            if not self._poll(g, total, others):
-                self._await(g, total, others)
+            if not self._poll(g, others):
+                self._await(g, others)
         finish([moving for moving, _ in self._going])
         self.step += 1
-        return total
+        return self._total
 
     def _send(self, frame: bytes, to: int, tag: int) -> None:
         data = np.frombuffer(frame, np.uint8)
         self._going.append((self.link.send(data, to, name=self.name, tag=tag), data))
 
-    def _poll(self, g: Array, total: Array, others: list[int]) -> bool:
-        """Takes what has arrived; True where something had."""
+    def _poll(self, g: Array, others: list[int]) -> bool:
+        """Takes what has arrived, and has what is on its way received; True where something had arrived."""
         took = False
         for source in others:
             for tag in (TAG, TAG + 1):
-                while self._owes(source, tag) and self.link.probe(tag=tag, source=source) is not None:
-                    self._arrived(source, tag, self.link.take(source, name=self.name, tag=tag), g, total, others)
+                while self._expect(source, tag) and self._coming[source, tag][0].test():
+                    self._arrived(source, tag, g, others)
                     took = True
         return took
+
+    def _expect(self, source: int, tag: int) -> bool:
+        """Whether a frame of this pair is being received, begun here where one has been announced."""
+        if (source, tag) in self._coming:
+            return True
+        found = self.link.probe(tag=tag, source=source) if self._owes(source, tag) else None
+        if found is None:
+            return False
+        room = np.empty(found[1], np.uint8)
+        self._coming[source, tag] = self.link.recv(room, source, name=self.name, tag=tag), room
+        return True
 
     def _owes(self, source: int, tag: int) -> bool:
         """Whether `source` still owes a frame of this call; one that is ahead may have sent for the next."""
@@ -91,42 +104,57 @@ class Coded:
             return any(source not in got for got in self._parts.values())
         return any(self.owner(c) == source for c in self._sums)
 
-    def _arrived(self, source: int, tag: int, frame: Array, g: Array, total: Array, others: list[int]) -> None:
+    def _arrived(self, source: int, tag: int, g: Array, others: list[int]) -> None:
         """Frames of one pair and tag come in the order of the chunks."""
+        frame = self._coming.pop((source, tag))[1]
         if tag == TAG:
             c = next(c for c, got in self._parts.items() if source not in got)
             self._parts[c][source] = frame
             if len(self._parts[c]) == len(others):
-                self._settle(c, g, total, others)
+                self._settle(c, g, others)
         else:
             c = min(c for c in self._sums if self.owner(c) == source)
             self._sums.discard(c)
-            self._decode(c, frame, total)
+            self._decode(c, frame)
 
-    def _settle(self, c: int, g: Array, total: Array, others: list[int]) -> None:
-        """The owner's part: sum in rank order, encode once more, send to all; its own copy is decoded like theirs."""
-        (a, b), got = self.spans[c], self._parts.pop(c)
-        acc = self._acc[: b - a]
-        acc[:] = 0
-        for rank in range(self.link.size):
-            if rank == self.link.rank:
-                np.add(acc, g[a:b], out=acc)
-            else:
-                self.codecs[c].decode_add(got[rank], acc)
-        frame = self.codecs[c].encode(acc, self.states[c], self.step)
+    def _settle(self, c: int, g: Array, others: list[int]) -> None:
+        """The owner's part: what the others sent, in rank order, is added to what it owes, and goes with its own once more
+        encoded to all; its own copy is decoded like theirs."""
+        (a, b), got, owed = self.spans[c], self._parts.pop(c), self.states[c]["residual"]
+        for rank in others:
+            self.codecs[c].decode_add(got[rank], owed)
+        if others and not np.isfinite(owed.sum()):
+            owed[~np.isfinite(owed)] = 0  # a sum beyond float32 adds nothing, as an element that is not finite
+        frame = self.codecs[c].encode(g[a:b], self.states[c], self.step)
         for rank in others:
             self._send(frame, rank, TAG + 1)
-        self._decode(c, frame, total)
+        self._decode(c, frame)
 
-    def _decode(self, c: int, frame: Any, total: Array) -> None:
+    def _decode(self, c: int, frame: Any) -> None:
         a, b = self.spans[c]
-        total[a:b] = 0
-        self.codecs[c].decode_add(frame, total[a:b])
+        self._total[a:b] = 0
+        self.codecs[c].decode_add(frame, self._total[a:b])
 
-    def _await(self, g: Array, total: Array, others: list[int]) -> None:
+    def _await(self, g: Array, others: list[int]) -> None:
         """Nothing to do until the next frame: waits for the first rank that owes one, by its deadline."""
-        source, tag = next((r, t) for t in (TAG, TAG + 1) for r in others if self._owes(r, t))
-        self._arrived(source, tag, self.link.take(source, name=self.name, tag=tag), g, total, others)
+        if not self._coming:
+            source, tag = next((r, t) for t in (TAG, TAG + 1) for r in others if self._owes(r, t))
+            room = self.link.take(source, name=self.name, tag=tag)
+            self._coming[source, tag] = _Here(), room
+        else:
+            source, tag = next(iter(self._coming))
+            self._coming[source, tag][0].wait()
+        self._arrived(source, tag, g, others)
+
+
+class _Here:
+    """A transfer that is done."""
+
+    def test(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return None
 
 
 class Shared:

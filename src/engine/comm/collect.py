@@ -59,13 +59,13 @@ class Collective:
         found = self._swap(parts, name, MOVE)
         return [parts[r].copy() if r == self.rank else part.view(parts[0].dtype) for r, part in enumerate(found)]
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
         mine = np.ascontiguousarray(data)
         if op != "sum":
             table = self.vote(mine, name=name)
-            return _FOLD[op].reduce(table, axis=0)
+            return _FOLD[op].reduce(table, axis=0, out=out)
         way = "doubling" if mine.nbytes <= SHORT_BYTES else "ring"
-        return dense.allreduce(self, mine, route=way, name=name, checked=True)  # type: ignore[arg-type]
+        return dense.allreduce(self, mine, route=way, name=name, checked=True, out=out)  # type: ignore[arg-type]
 
     def bcast(self, value: Any, *, root: int = 0, name: str) -> Any:
         """Down a binomial tree from `root`."""

@@ -29,8 +29,8 @@ def route(name: str) -> Callable[[Route], Route]:
 
 
 def allreduce(link: Link, data: Array, *, route: str = "ring", name: str, chunk_bytes: int = CHUNK_BYTES,
-              checked: bool = False) -> Array:
-    """Sum over ranks of `data`, any shape, equal on all ranks: a new array, the same bytes everywhere.
+              checked: bool = False, out: Array | None = None) -> Array:
+    """Sum over ranks of `data`, any shape, equal on all ranks; the same bytes everywhere. In `out` where it is given.
 
     `checked`: the caller knows that dtype, shape and route agree; else they are compared first, and a difference is an
     error on every rank that names both.
@@ -39,7 +39,9 @@ def allreduce(link: Link, data: Array, *, route: str = "ring", name: str, chunk_
         raise ValueError(f"route {route!r}: expected one of {', '.join(sorted(ROUTES))}")
     if not checked and link.size > 1:
         sync.same(link, (data.dtype.name, data.shape, route, chunk_bytes), f"{name}: dtype, shape, route and chunk")
-    total = np.array(data, order="C")
+    total = np.array(data, order="C") if out is None else out
+    if out is not None:
+        out[...] = data
     if link.size > 1 and total.size:
         ROUTES[route](link, total.reshape(-1), name, chunk_bytes)
     return total

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.comm.dense import allreduce
+from engine.comm.mass import Account, Pair, under_way, worth
 from engine.types import Array, Link, Transfer
 
 TAG = 160
@@ -41,63 +42,79 @@ class Pushsum:
 
     `mix(x)`: one round; gives the new estimate. Never waits: where the last message to a neighbour has not gone yet, its
     share goes with the next. `settle(x)`: all is delivered and averaged, the same bytes on every rank (collective).
+    A member is a rank as it was at the start; `holder[member]`: who plays it now.
     """
 
     def __init__(self, link: Link, n: int, graph: str = "exponential", *, seed: int = 0, name: str = "gossip") -> None:
         if graph not in GRAPHS:
             raise ValueError(f"graph {graph!r}: expected one of {', '.join(sorted(GRAPHS))}")
-        self.link, self.n, self.name, self.seed, self.step = link, n, name, seed, 0
+        self.n, self.name, self.seed, self.step = n, name, seed, 0
         self.graph = GRAPHS[graph]
-        self.mass = 1.0
-        self.given: dict[int, Array] = {}
-        self.taken: dict[int, Array] = {}
-        self._going: dict[int, Transfer] = {}
+        self.me = link.rank
+        self.account = Account(n)
+        self.holder = list(range(link.size))
         self.skipped = self.epoch = 0
+        self.meet(link, list(range(link.size)))
 
-    def mix(self, x: Array) -> Array:
-        """`x`: this rank's estimate, perhaps changed since the last round -> the estimate after this round."""
-        whole = np.append(x.astype(np.float64) * self.mass, self.mass)
-        to = self.graph(self.link.rank, self.link.size, self.step, self.seed)
+    def meet(self, link: Link, members: list[int]) -> None:
+        """Messages go over `link`, whose rank r is `members[r]`."""
+        self.link, self.members = link, members
+        self._going: dict[int, Transfer] = {}
+        self._owed: Pair | None = None
+
+    def mix(self, x: Array, *, later: bool = False) -> Array:
+        """`x`: this rank's estimate, perhaps changed since the last round -> the estimate after this round.
+
+        `later`: what is given leaves when the caller says `send`.
+        """
+        account, link = self.account, self.link
+        account.open(x)
+        to = self.members[self.graph(link.rank, link.size, self.step, self.seed)]
         self.step += 1
-        if to != self.link.rank:
-            whole *= 0.5
-            self.given[to] = self.given.get(to, 0.0) + whole
-            self._send(to)
-        whole += self._hear()
-        self.mass = float(whole[-1])
-        return (whole[:-1] / self.mass).astype(x.dtype)
+        if to != self.me:
+            self._owed = self.me, to
+            account.give(self._owed)
+            if not later:
+                self.send()
+        self._hear()
+        return account.close().astype(x.dtype)
 
-    def _send(self, to: int) -> None:
+    def send(self) -> None:
+        """What the last round gave, in a sum of all that was given to that neighbour."""
+        if self._owed is None:
+            return
+        pair, self._owed = self._owed, None
+        to = self.members.index(pair[1])
         if to in self._going and not self._going[to].test():
             self.skipped += 1
             return
-        self._going[to] = self.link.send(np.append(self.given[to], self.epoch), to, name=self.name, tag=TAG)
+        letter = np.append(self.account.given[pair], [*pair, self.epoch])
+        self._going[to] = self.link.send(letter, to, name=self.name, tag=TAG)
 
-    def _hear(self) -> Array:
+    def _hear(self, drop: bool = False) -> None:
         """What neighbours gave since the last time; of several messages of one the last says it all."""
-        fresh = np.zeros(self.n + 1)
         while (found := self.link.probe(tag=TAG)) is not None:
-            source = found[0]
-            message = self.link.take(source, name=self.name, tag=TAG).view(np.float64)
-            if message[-1] != self.epoch:
-                continue  # given before all was settled, and counted there
-            total = message[:-1]
-            fresh += total - self.taken.get(source, 0.0)
-            self.taken[source] = total
-        return fresh
+            letter = self.link.take(found[0], name=self.name, tag=TAG).view(np.float64)
+            if not drop and letter[-1] == self.epoch:  # else given before all was settled, and counted there
+                self.account.hear((int(letter[-3]), int(letter[-2])), letter[:-3])
 
     def settle(self, x: Array) -> Array:
-        """The average of all ranks and of all that was under way; afterwards every rank has mass 1."""
-        link, none = self.link, np.empty(0)
-        whole = np.append(x.astype(np.float64) * self.mass, self.mass)
-        for source, total in enumerate(link.alltoall([self.given.get(r, none) for r in range(link.size)], name=self.name)):
-            if len(total):
-                whole += total - self.taken.get(source, 0.0)
+        """The average of all ranks and of all that was under way; afterwards every rank has mass 1.
+
+        Where it is called off nothing has changed here.
+        """
+        link, account = self.link, self.account
+        parts: list[list[Array]] = [[] for _ in range(link.size)]
+        for pair, total in sorted(account.given.items()):
+            parts[self.members.index(self.holder[pair[1]])].append(np.append(total, pair))
+        came = link.alltoall([np.concatenate(part) if part else np.empty(0) for part in parts], name=self.name)
+        told = [row for data in came for row in data.reshape(-1, self.n + 3)]
+        whole = worth(x, account.mass) + under_way((((int(row[-2]), int(row[-1])), row[:-2]) for row in told), account.taken)
         link.barrier(name=self.name)
-        self.epoch += 1
-        self._hear()  # what was still under way has been counted
+        self._hear(drop=True)
         for going in self._going.values():
             going.wait()
         total = allreduce(link, whole, route="ring", name=self.name, checked=True)
-        self.mass, self.given, self.taken, self._going = 1.0, {}, {}, {}
+        self.epoch += 1
+        account.mass, account.given, account.taken, self._going = 1.0, {}, {}, {}
         return (total[:-1] / total[-1]).astype(x.dtype)

@@ -35,8 +35,11 @@ class Alone:
     def alltoall(self, parts: Sequence[Array], *, name: str) -> list[Array]:
         return [parts[0].copy()]
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
-        return data.copy()
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
+        if out is None:
+            return data.copy()
+        out[...] = data
+        return out
 
     def relay(self, data: Array, *, target: int, source: int, name: str) -> Array:
         return data.copy()
@@ -196,10 +199,11 @@ class Local:
         self._count(sum(p.nbytes for p in parts) - own, sum(a.nbytes for a in found) - own)
         return found
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
         found = self._swap(name, data.copy())
         self._count(data.nbytes, data.nbytes)
-        total = found[0].copy()
+        total = found[0].copy() if out is None else out
+        total[...] = found[0]
         for other in found[1:]:
             _FOLD[op](total, other, out=total)
         return total

@@ -142,9 +142,9 @@ class World:
         self.received += int(theirs.sum() - theirs[self.rank])
         return np.split(found, (ends // dtype.itemsize)[:-1])
 
-    def allreduce(self, data: Array, *, op: Op = "sum", name: str) -> Array:
+    def allreduce(self, data: Array, *, op: Op = "sum", name: str, out: Array | None = None) -> Array:
         mine = np.ascontiguousarray(data)
-        total = np.empty_like(mine)
+        total = np.empty_like(mine) if out is None else out
         fold = {"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
         self._wait(self._comm.Iallreduce(mine, total, fold), name, mine.nbytes)
         self.sent += mine.nbytes

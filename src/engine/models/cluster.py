@@ -15,7 +15,7 @@ import numpy as np
 from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import loss as losses
-from engine.models.registry import Spec, kind
+from engine.models.registry import DENSE, Spec, kind
 from engine.types import Array, Batch, Block, State, Update
 
 PROPOSED = 1 << 31  # + order of the row: key of a proposed centre
@@ -196,7 +196,7 @@ class Kmeans:
 def build(spec: Spec) -> Kmeans:
     """Options of section kmeans: k, half_life."""
     if spec.schema.sparse:
-        raise ConfigError("kmeans: expected dense columns, found a sparse source")
+        raise ConfigError("kmeans: expected dense columns, found a sparse source", fix=DENSE)
     outputs = {"regression": 0, "binary": 2}.get(spec.schema.task, spec.classes)
     return Kmeans(spec.schema.width, outputs=outputs, binary=spec.schema.task == "binary", tracked=spec.tracked,
                   **spec.pick("k", "half_life", "batch"))

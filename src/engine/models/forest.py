@@ -16,7 +16,7 @@ import numpy as np
 from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import loss as losses
-from engine.models.registry import Spec, kind
+from engine.models.registry import DENSE, Spec, kind
 from engine.types import Array, Batch, Block, State, Update
 
 HEAD, CHUNK = 4, 64
@@ -233,7 +233,8 @@ def build(spec: Spec) -> Forest:
 def _build(spec: Spec, trees: int, detect: Callable[[], Any] | None) -> Forest:
     if spec.schema.task == "regression" or spec.schema.sparse:
         raise ConfigError("tree: expected classes and dense columns, found a "
-                          + ("regression task" if spec.schema.task == "regression" else "sparse source"))
+                          + ("regression task" if spec.schema.task == "regression" else "sparse source"),
+                          fix=DENSE if spec.schema.sparse else "model.kind=linear, mlp or ridge")
     binary = spec.schema.task == "binary"
     usual: dict[str, Any] = {"grace": 50, "delta": 0.01} if trees > 1 else {}  # as adaptive random forests have it
     return Forest(spec.schema.width, 2 if binary else spec.classes, binary=binary, trees=trees, detect=detect, seed=spec.seed,

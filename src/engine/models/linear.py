@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import scale as scaler
-from engine.models.registry import Spec, kind
+from engine.models.registry import Spec, kind, learner_of
 from engine.types import Array, Batch, Block, State, Update, whole_rows
 
 Loss = Literal["squared", "logistic", "hinge", "quantile", "poisson", "epsilon"]
@@ -309,7 +309,7 @@ class Linear:
 @kind("linear")
 def build(spec: Spec) -> Linear:
     """The loss follows the task and the learner; dense columns are standardised unless told not to."""
-    learner = spec.options.get("learner") or "ftrl"
+    learner = learner_of(spec.options, spec.schema)
     passive, real = learner in ("pa1", "pa2"), spec.schema.task == "regression"
     usual = ("epsilon" if real else "hinge") if passive else ("squared" if real else "logistic")
     scale = spec.options.get("scale")

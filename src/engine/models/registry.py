@@ -21,6 +21,8 @@ HOME = {
 }
 
 
+# What to do where a kind wants dense rows.
+DENSE = "clean.stages='project?k=32' makes dense rows of sparse ones; linear, softmax, factor and table take them as they are"
 GRADED = ("mlp", "softmax", "torch", "jax")  # kinds that learn by a chain of policies
 STEP = {"softmax": 1}  # rows of a mini-batch of a graded kind where none are asked for; else 32
 # Section of the configuration that holds a kind's own options, where it is not of the kind's name.
@@ -69,6 +71,15 @@ def kind(name: str) -> Callable[[Builder], Builder]:
 def step_rows(name: str, batch: int | None) -> int:
     """Rows of a mini-batch of a graded kind: as asked for, else the kind's own."""
     return batch or STEP.get(name, 32)
+
+
+def learner_of(options: Mapping[str, Any], schema: Schema) -> str:
+    """The learner of a linear model. `auto`: the normalised one where sparse rows hold numbers of any size, which nobody has
+    scaled and the others would diverge on; FTRL for all else, and for mini-batches.
+    """
+    asked = str(options.get("learner") or "auto")
+    wild = schema.sparse and schema.numbers and not options.get("batch") and not options.get("interactions")
+    return asked if asked != "auto" else "nag" if wild else "ftrl"
 
 
 def made_by(spec: Spec) -> Callable[[Spec], Any]:

@@ -14,7 +14,7 @@ from engine.errors import ConfigError, DataError, ShardError, StoreError
 from engine.kernels import _native
 from engine.models import loss as losses
 from engine.models import scale as scaler
-from engine.models.registry import Spec, kind
+from engine.models.registry import DENSE, Spec, kind
 from engine.types import Array, Batch, Block, State, Update
 
 
@@ -349,7 +349,7 @@ def _fill(into: Array, state: Mapping[str, Block], path: str) -> None:
 
 def _dense(spec: Spec) -> dict[str, Any]:
     if spec.schema.sparse:
-        raise ConfigError("statistics: expected dense columns, found a sparse source", fix="model.kind=linear")
+        raise ConfigError("statistics: expected dense columns, found a sparse source", fix=DENSE)
     return {"tracked": spec.tracked, **spec.pick("batch")}
 
 

@@ -55,9 +55,9 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         return loop.run(job)
     if job.link.size == 1:
         return loop.run(job)  # threads of one rank share a clock
-    if job.keeper is not None and not (mode == "asp" and getattr(job.keeper, "apart", False)):
-        raise ConfigError(f"exchange.mode={mode}: copies in node memory are kept step by step, in lock-step",
-                          fix="exchange.mode=asp or bsp, or fault.memory=off and checkpoints")
+    if job.keeper is not None and mode not in getattr(job.keeper, "modes", ()):
+        raise ConfigError(f"exchange.mode={mode}: its commits are not kept in node memory",
+                          fix="fault.memory=off and checkpoints")
     if mode == "ssp":
         return _stale(job, config, int(number))
     if mode == "hybrid":

@@ -76,6 +76,10 @@ class Coding:
         warm = state["warm"].data if "warm" in state and same else None
         reducer.owe(residual, step if same else 0, warm)
 
+    def view(self) -> State:
+        """Nothing: what ranks owe is not kept in node memory."""
+        return {}
+
     def fold(self, job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
         """What is owed, summed over ranks: `residual` float32, each rank its range; and where the codec stands (collective)."""
         reducer, link = self._ready(job), job.link

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,26 @@ from engine.comm import sync
 from engine.errors import ConfigError
 from engine.modes.post import Letter, Post
 from engine.modes.stale import once
-from engine.types import Update
+from engine.store.crash import point
+from engine.types import Array, Batch, Update
 from engine.update.merge import combine
 from engine.update.replica import Replica
 
 TAG = 129
+
+
+@dataclass
+class Round:
+    """What a round was, until its sparse rows are whole. `dense`: the sum of its dense rows; `at`: where the input stood
+    after its rows; `clock`: the job's after it.
+    """
+
+    rows: Batch | None
+    scores: Array | None
+    table: Array
+    dense: Update
+    at: dict[str, Any]
+    clock: clocks.Clock
 
 
 class Hybrid:
@@ -38,26 +54,38 @@ class Hybrid:
         self.board: Board = start(job.link.size, job.link.rank, bound)
         self.post = Post(job.link, TAG, "sparse rows")
         self.replica = Replica(job.team.models, job.workers, eager=bound > 0)
+        self.rounds: dict[int, Round] = {}
+        self.whole: dict[int, Update] = {}  # sums of sparse rows that are committed, by round
+        self.keeper: Any = job.keeper  # `survive/rounds.py`
+        # Dense rows are ahead of sparse ones in the replica: what is kept is a state that has both up to the same round.
+        self.kept: Any = None if self.keeper is None else model.fork()
 
     def run(self) -> Iterator[loop.Event]:
         """Steps until the clock says stop; yields each due action, in the same state on every rank."""
+        if self.keeper is not None:
+            self.keeper.open()
         while True:
             self.replica.refresh()
             actions = self.step()
             if actions:
                 while self.board.done < self.board.mine:
                     self._wait()
+                self._commit()
                 self.replica.refresh(settled=True)
                 for action in once(actions):
-                    yield loop.Event(action, self.job.clock.step, self.job.clock.rows)
                     if isinstance(action, clocks.Stop):
                         self.post.finish()
+                        if self.keeper is not None:
+                            self.keeper.shut()
+                    yield loop.Event(action, self.job.clock.step, self.job.clock.rows)
+                    if isinstance(action, clocks.Stop):
                         return
 
     def step(self) -> list[clocks.Action]:
         """One round: learn, vote and sum the dense part, send the sparse part; what is due."""
         job, rows = self.job, self.job.stream.take(self.job.k * len(self.job.team.models))
         job.beat(f"step {job.clock.step + 1}")
+        at = {} if self.keeper is None else self.keeper.place(job.stream)
         began, scores, update, error = time.perf_counter(), None, None, None
         age, oldest = self.board.age
         try:
@@ -69,6 +97,7 @@ class Hybrid:
         except Exception as caught:
             error = caught
         learned = time.perf_counter()
+        point("learned")
         keys = np.empty(0, np.uint32) if update is None or update.keys is None else update.keys
         cut = int(np.searchsorted(keys, self.edge))
         count, label = 0 if rows is None else len(rows), np.nan
@@ -79,8 +108,8 @@ class Hybrid:
                           name=f"step {job.clock.step + 1}")
         voted = time.perf_counter()
         assert update is not None
-        self._exchange(update, cut, table)
-        loop.score(job, rows, scores, table)
+        number = self.board.mine
+        dense = self._exchange(update, cut, table)
         if job.stage is not None:
             job.stage.exchange(job.link)
         for name, spent in (("learn_s", learned - began), ("wait_s", voted - learned), ("merge_s", time.perf_counter() - voted),
@@ -90,10 +119,29 @@ class Hybrid:
         tick = clocks.Tick(int(table[:, 0].sum()), bool(table[:, 3].any()), loop.STOPS[int(table[:, 4].max())],
                            float(table[0, 5]))
         job.clock, actions = clocks.advance(job.clock, tick, job.rules)
+        self.rounds[number] = Round(rows, scores, table, dense, at, job.clock)
+        self._commit()
         return actions
 
-    def _exchange(self, update: Update, cut: int, table: Any) -> None:
-        """The dense part now, the sparse part when it comes."""
+    def _commit(self) -> None:
+        """Rounds that are whole are counted, and kept."""
+        job, now = self.job, self.job.clock
+        for number in sorted(self.whole.keys() & self.rounds.keys()):
+            sparse, this = self.whole.pop(number), self.rounds.pop(number)
+            loop.score(job, this.rows, this.scores, this.table)
+            if self.keeper is None:
+                continue
+            assert sparse.keys is not None and this.dense.keys is not None
+            total = Update(np.append(sparse.keys, this.dense.keys), np.concatenate([sparse.values, this.dense.values]),
+                           this.dense.weight)
+            self.kept.merge(total, job.workers)
+            if this.table[:, 0].any():
+                job.clock = this.clock
+                self.keeper.round(job, self.kept, total, this.at)
+        job.clock = now
+
+    def _exchange(self, update: Update, cut: int, table: Any) -> Update:
+        """The dense part now, the sparse part when it comes; the sum of the dense part."""
         assert update.keys is not None
         self.replica.learned(update)
         dense = Update(update.keys[cut:], np.ascontiguousarray(update.values[cut:]), update.weight)
@@ -101,13 +149,14 @@ class Hybrid:
         self.replica.take(total)
         number = self.board.mine
         sparse = Update(update.keys[:cut], np.ascontiguousarray(update.values[:cut]), 0.0)
-        letter = Letter(number, np.zeros(1), sparse)
+        letter = Letter(number, np.array([0.0] if self.keeper is None else self.keeper.said()), sparse)
         self.post.broadcast(letter)
         self._enter(self.board.rank, letter)
         for rank, other in self.post.arrived():
             self._enter(rank, other)
         while not self.board.may_learn:
             self._wait()
+        return total
 
     def _wait(self) -> None:
         rank = next(r for r in self.board.missing if r != self.board.rank)
@@ -115,7 +164,9 @@ class Hybrid:
 
     def _enter(self, rank: int, letter: Letter) -> None:
         assert letter.update is not None
+        if self.keeper is not None and rank != self.board.rank:
+            self.keeper.told(rank, letter.ticket)
         self.replica.add(letter.number, rank, letter.update)
         self.board, commits = advance(self.board, Arrived(rank))
         for commit in commits:
-            self.replica.commit(commit.round)
+            self.whole[commit.round] = self.replica.commit(commit.round)

@@ -38,6 +38,10 @@ class Outer:
         state, parts = self.total.fold(job) if isinstance(self.total, Coding) else ({}, {})
         return state | ({} if self.speed is None else {"speed": Block(self.speed.copy())}), parts
 
+    def view(self) -> State:
+        """What node memory keeps of it, live: the outer momentum, the same on every rank."""
+        return {} if self.speed is None else {"speed": Block(self.speed)}
+
     def __call__(self, job: loop.Job, update: Update, table: Array) -> None:
         total = self.total(job, update, table)
         job.merged = total

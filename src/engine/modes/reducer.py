@@ -1,7 +1,8 @@
 """One allreduce for dense float32 updates, by the codec and route that pay: as told, or measured and chosen.
 
     fit (once): latency and bandwidth of the links, encode and decode per element
-    choose:     predictions shortlist candidates; each is tried on real steps, dense beside it; the quickest stays
+    choose:     predictions shortlist candidates; heats of real steps leave those close to the quickest; a final of more
+                rounds, where dense has to be beaten clearly, leaves one
 """
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from engine.types import Array, Link
 
 TAG = 112
 PROBE = 1 << 18  # elements on which codecs are timed
-TRIALS = 4  # real steps on end of a candidate's trial, of which the first warms up
-WIN, STAY = 0.9, 1.0  # of dense's time: what a candidate has to reach in trials to be taken, and to be kept
+BLOCK = 3  # real steps on end of one candidate, as it would run alone; the first warms up
+HEATS, FINAL, LOOK = 3, 5, 2  # rounds of a trial, in each of which every candidate has a block
 SLOWER = 1.25  # times dense's time in its trial: a pace that calls for another
 LEAST_BETWEEN, MOST_BETWEEN = 128, 1 << 14  # steps from one look to the next
 AUTO = ("dense", "bf16", "int8", "sign", "topk")
@@ -49,7 +50,7 @@ def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 8) -> dic
                     link.recv(room, peer, name="fit wires", tag=TAG).wait()
                     going.wait()
                     spent.append(time.perf_counter() - began)
-            times.append(float(np.median(spent[2:])) if len(spent) > 2 else 0.0)  # the first warms up
+            times.append(float(np.quantile(spent[2:], 0.25)) if len(spent) > 2 else 0.0)  # the first warms up
         short, long = link.allreduce(np.array(times), op="max", name="fit wires")
         found[name] = plan.Wire(float(short), float(max(0.0, long - short) / size_bytes))
     return found
@@ -122,18 +123,17 @@ class Reducer:
         self.picked = "" if kind == "auto" else kind
         self.measured: dict[str, float] = {}
         self._carry: Array | None = None  # residuals of what is not in use: go with the next step
-        self.times: dict[str, list[float]] = {}
+        self._total: Array | None = None  # of dense: fresh pages each step would cost as much as a sum in memory
         self._fit = constants
         self._shortlist: list[str] = []
-        self._queue: list[str] = []  # steps on trial
+        self._stage, self._turns, self._queue = "", list[str](), list[str]()  # of a trial: whose steps, and those to come
+        self._seconds: list[float] = []
         self._left = self._since = 0  # steps before the next look, and since the pace was last looked at
         self._spent_s = 0.0
         if kind == "auto" and link.size > 1:
             self._fit = constants or fit(link, self.allowed, self.density)
-            self._shortlist = [g.codec for g in plan.choose(self._fit, link.size, n, self.allowed, density=self.density)][:3]
-            if "dense" not in self._shortlist:
-                self._shortlist[-1] = "dense"
-            self._queue = [name for names in (self._shortlist, self._shortlist[::-1]) for name in names for _ in range(TRIALS)]
+            self._shortlist = [g.codec for g in plan.choose(self._fit, link.size, n, self.allowed, density=self.density)]
+            self._try("heats", self._shortlist, HEATS)
         if self._shortlist == ["dense"] or (kind == "auto" and link.size == 1):
             self.picked, self._queue, self._shortlist = "dense", [], []
 
@@ -150,9 +150,9 @@ class Reducer:
         self.link.barrier(name=f"{self.name}: trial")
         began = time.perf_counter()
         total = self._by(turn, g)
-        self.times.setdefault(turn, []).append(time.perf_counter() - began)
+        self._seconds.append(time.perf_counter() - began)
         if not self._queue:
-            self._pick()
+            self._judge()
         return total
 
     def _watch(self, seconds: float) -> None:
@@ -169,28 +169,49 @@ class Reducer:
             self._look()
 
     def _look(self) -> None:
-        """From the next step on: what is in use and what would be instead, a block of steps each."""
-        others = [name for name in self._shortlist if name != "dense"]
-        other = self.picked if self.picked != "dense" else min(others, key=lambda name: self.measured.get(name, 0.0))
-        self.times, self._queue = {}, ["dense"] * TRIALS + [other] * TRIALS
+        """From the next step on: what is in use, dense, and the quickest of the others where it was close."""
+        taken = {name: self.measured.get(name, 0.0) for name in self._shortlist}  # 0: never tried, since resumed
+        others = sorted((name for name in taken if name not in ("dense", self.picked)), key=lambda name: taken[name])[:1]
+        if self.picked != "dense":
+            others = [name for name in others if taken[name] <= plan.CLOSE * taken.get(self.picked, np.inf)]
+        self._try("look", list(dict.fromkeys([self.picked, "dense", *others])), LOOK)
 
-    def _pick(self) -> None:
-        """The least of the slowest rank's median (the first of each block warms up). A codec is taken where it is clearly
-        quicker than dense, and stays while it is not slower."""
-        names = [name for name in self._shortlist if name in self.times]
-        mine = np.array([np.median([t for at, t in enumerate(self.times[name]) if at % TRIALS]) for name in names])
-        worst = self.link.allreduce(mine, op="max", name=f"{self.name}: trials")
-        self.measured |= dict(zip(names, worst.tolist(), strict=True))
-        best, before = min(names, key=lambda name: self.measured[name]), self.picked
-        enough = STAY if before == best else WIN
-        self.picked = best if self.measured[best] <= enough * self.measured["dense"] else "dense"
-        if before and self.picked != before:
-            self.note(f"{self.picked} instead of {before}: "
-                      + ", ".join(f"{name} {1e3 * self.measured[name]:.3f} ms" for name in names))
-        dear = max(self.measured[name] for name in names) / max(self.measured[self.picked], 1e-9) - 1
-        self._left = min(MOST_BETWEEN, max(LEAST_BETWEEN, int(100 * TRIALS * dear)))
-        kept = {name: made for name, made in self._made.items() if name == self.picked}
-        self._made = {name: made for name, made in self._made.items() if name != self.picked}
+    def _try(self, stage: str, names: Sequence[str], rounds: int) -> None:
+        """From the next step on: blocks of `names` in turns, forwards and backwards."""
+        orders = [list(names)[:: 1 if r % 2 == 0 else -1] for r in range(rounds)]
+        self._turns = [name for order in orders for name in order for _ in range(BLOCK)]
+        self._stage, self._queue, self._seconds = stage, list(self._turns), []
+
+    def _judge(self) -> None:
+        """What the trial says: those close to the quickest go on to the final, and so does a change that a look proposes. The
+        slowest rank's time of each step counts, so all ranks judge alike (collective)."""
+        worst = self.link.vote(np.array(self._seconds), name=f"{self.name}: trials").max(axis=0)
+        steps = {name: worst[[turn == name for turn in self._turns]].reshape(-1, BLOCK) for name in dict.fromkeys(self._turns)}
+        blocks = {name: times[:, 1:].mean(axis=1).tolist() for name, times in steps.items()}
+        self.measured |= {name: float(np.median(times)) for name, times in blocks.items()}
+        if self._stage == "heats":
+            kept = plan.close(blocks)
+            if len(kept) > 1:
+                self._try("final", kept, FINAL)
+                return
+            found = kept[0]
+        else:
+            found = plan.verdict(blocks, self.picked or "dense")
+            if self._stage == "look" and found != self.picked:
+                self._try("final", list(blocks), FINAL)
+                return
+        self._pick(found, list(blocks))
+
+    def _pick(self, found: str, tried: Sequence[str]) -> None:
+        """Goes on with `found`; what other codecs still owe goes with the next step."""
+        before, self.picked = self.picked, found
+        if before and found != before:
+            said = ", ".join(f"{name} {1e3 * self.measured[name]:.3f} ms" for name in tried)
+            self.note(f"{found} instead of {before}: {said}")
+        dear = max(self.measured[name] for name in tried) / max(self.measured[found], 1e-9) - 1
+        self._left = min(MOST_BETWEEN, max(LEAST_BETWEEN, int(100 * LOOK * BLOCK * dear)))
+        kept = {name: made for name, made in self._made.items() if name == found}
+        self._made = {name: made for name, made in self._made.items() if name != found}
         self._carry, self._made = self.owed() if self._made else None, kept
 
     def owed(self) -> Array:
@@ -236,7 +257,8 @@ class Reducer:
     def _by(self, name: str, g: Array) -> Array:
         if name == "dense":
             if self.route == "native":
-                return self.link.allreduce(g, name=self.name)
+                self._total = self.link.allreduce(g, name=self.name, out=self._total)
+                return self._total
             return allreduce(self.link, g, route=self.route, name=self.name, checked=True)
         if name not in self._made:
             self._made[name] = self._make(name)
@@ -247,7 +269,8 @@ class Reducer:
             return Lowrank(self.link, self.n, rank=self.rank, name=self.name)
         if name == "topk":
             return _Dense(Sparse(self.link, self.n, self.density, name=self.name), self.n)
-        return Coded(self.link, self.n, lambda stream: make_codec(name), name=self.name)
+        chunk = plan.chunk_of(self.n, self.link.size)
+        return Coded(self.link, self.n, lambda stream: make_codec(name), chunk=chunk, name=self.name)
 
     def lines(self) -> list[str]:
         """Why the codec in use was taken."""

@@ -20,12 +20,13 @@ from engine.cluster import clock as clocks
 from engine.cluster.adapt import Review
 from engine.cluster.stale import Arrived, Board, Commit, Pause, Resume, advance, shares, start
 from engine.modes.post import Letter, Post
+from engine.store.crash import point
 from engine.types import Array, Batch
 from engine.update.ease import Ease
 from engine.update.replica import Replica, damp
 
 TAG = 128
-ROWS, KEYS, LABEL, LEFT, STOP, TIME, AGE, MADE, ROW_S = range(9)
+ROWS, KEYS, LABEL, LEFT, STOP, TIME, AGE, MADE, ROW_S, KEPT = range(10)  # from KEPT on: what the keeper says
 
 
 class Stale:
@@ -45,18 +46,24 @@ class Stale:
         self.tickets: dict[int, dict[int, Array]] = {}
         self.errors: dict[int, dict[int, BaseException]] = {}
         self.own: dict[int, tuple[Batch | None, Array | None]] = {}
+        self.keeper: Any = job.keeper  # `survive/rounds.py`
+        self.places: dict[int, dict[str, Any]] = {}  # where the input stood after a round's rows
         self.due: list[clocks.Action | Review] = []
         self._fresh = True
 
     def run(self) -> Iterator[loop.Event]:
         """Steps until the clock says stop; yields each due action (all ranks get the same, in the same state)."""
+        if self.keeper is not None:
+            self.keeper.open()
         while True:
             self.collect()
             if self.board.quiet:
                 for event in self.settle():
-                    yield event
                     if isinstance(event.action, clocks.Stop | Review):
                         self.post.finish()
+                        if self.keeper is not None:
+                            self.keeper.shut()
+                    yield event
                     if isinstance(event.action, clocks.Stop):
                         return
             elif self.board.may_learn:
@@ -79,6 +86,8 @@ class Stale:
                 model.pace(self.ease.factor)
         began, scores, update, error = time.perf_counter(), None, None, None
         rows = job.stream.take(self.k * len(job.team.models))
+        if self.keeper is not None:
+            self.places[number] = self.keeper.place(job.stream)
         try:
             if rows is not None and len(rows) and job.stage is not None:
                 rows = job.stage.learn(rows)
@@ -94,7 +103,9 @@ class Stale:
         label = float(rows.y[-1]) if rows is not None and count else np.nan
         ticket = np.array([count, 0, label, getattr(job.stream, "left", rows is not None), loop.STOPS.index(job.stop()),
                            time.monotonic() - job.began_s, age, time.monotonic(),
-                           spent_s / count if count else 0.0])
+                           spent_s / count if count else 0.0,
+                           *(self.keeper.said() if self.keeper is not None else ())])
+        point("learned")
         if update is not None:
             self.replica.learned(update)
             update = damp(update, age, self.power)
@@ -130,6 +141,8 @@ class Stale:
         if letter.update is not None:
             self.replica.add(letter.number, rank, letter.update)
         if rank != self.board.rank:
+            if self.keeper is not None:
+                self.keeper.told(rank, letter.ticket[KEPT:])
             self._fresh = False
             self.job.counts.add("fresh_s", time.monotonic() - letter.ticket[MADE])
             self.job.counts.add("fresh_rounds")
@@ -145,7 +158,7 @@ class Stale:
             raise failed[min(failed)]
         tickets = self.tickets.pop(number)
         table = np.array([tickets[r] for r in range(job.link.size)])
-        self.replica.commit(number)
+        total = self.replica.commit(number)
         self._fresh = False
         loop.score(job, *self.own.pop(number), table)
         if self.balance:
@@ -155,6 +168,9 @@ class Stale:
         tick = clocks.Tick(int(table[:, ROWS].sum()), bool(table[:, LEFT].any()), loop.STOPS[int(table[:, STOP].max())],
                            float(table[0, TIME]))
         job.clock, actions = clocks.advance(job.clock, tick, job.rules)
+        at = self.places.pop(number, {})
+        if self.keeper is not None and tick.rows:
+            self.keeper.round(job, self.replica.committed, total, at)
         reviews = [Review()] if self.review and (number + 1) % self.review == 0 else []
         if actions or reviews:
             self.due += [*actions, *reviews]

@@ -24,6 +24,7 @@ Event = tuple[str, str, str]  # columns of the event time and of the id ("": non
 Grams = tuple[Sequence[str], Sequence[int]] | None  # columns of text, orders and weight (kernels.plain.text)
 Task = Literal["binary", "multiclass", "regression"]
 CLASSES_MAX = 64
+NEAR_ONE = 4.0  # values of libsvm text up to here are weights that any learner takes as they are
 SAMPLE_ROWS = 1000  # of the head, evenly, that tell numbers from words
 
 
@@ -105,7 +106,8 @@ def libsvm_plan(
     bits = hash_bits if hash_bits is not None else min(30, max(18, (16 * (top + 1) - 1).bit_length()))
     levels = tuple(map(float, labels)) if labels else tuple(np.unique(y[:rows]).tolist())
     kind, levels = _task(levels, task)
-    schema = Schema(1 << bits, True, kind, tuple(map(_name, levels)))
+    wide = bool((np.abs(values[:nnz]) > NEAR_ONE).any())
+    schema = Schema(1 << bits, True, kind, tuple(map(_name, levels)), numbers=wide)
     return Plan("libsvm", schema, levels=levels, mask=(1 << bits) - 1, first=first, hashed=hash_bits is not None)
 
 
@@ -211,7 +213,8 @@ def _finish(
     sparse = CATEGORICAL in kinds or TEXT in kinds or hash_bits is not None
     bits = hash_bits if hash_bits is not None else 20 if TEXT in kinds else 18
     width = 1 << bits if sparse else kinds.count(NUMERIC)
-    schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP))
+    schema = Schema(width, sparse, kind, given, tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP),
+                    sparse and NUMERIC in kinds)
     return Plan(
         "csv",
         schema,
@@ -300,7 +303,7 @@ def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) ->
     sparse = CATEGORICAL in kinds or TEXT in kinds or options.get("hash_bits") is not None
     bits = options.get("hash_bits") or (20 if TEXT in kinds else 18)
     schema = Schema(1 << bits if sparse else kinds.count(NUMERIC), sparse, task, given,
-                    tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP))
+                    tuple(n for i, n in enumerate(names) if i != goal and kinds[i] != SKIP), sparse and NUMERIC in kinds)
     delimiter = options.get("delimiter") or "auto"
     plan = Plan("csv", schema, names, tuple(kinds), "," if delimiter == "auto" else delimiter,
                 options.get("header") is True, levels, (1 << bits) - 1, missing=cast(Any, options.get("missing") or "zero"),

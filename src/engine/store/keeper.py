@@ -170,6 +170,13 @@ class Copy:
             return newest.meta
         return {} if head is None else head.meta
 
+    @property
+    def metas(self) -> dict[int, Mapping[str, Any]]:
+        """Step -> what its record says, of every step that can be had."""
+        said: dict[int, Mapping[str, Any]] = {head.version: head.meta for head in self.heads.values()}
+        said |= {record.version: record.meta for record in self._records}
+        return {version: said[version] for version in self.versions}
+
     def state_at(self, version: int, others: list[Path] | None = None) -> tuple[State, dict[str, Any]]:
         """The shard's blocks and meta as of step `version`; FrameError or StoreError where damage leaves no way.
 

@@ -1,11 +1,12 @@
-"""Asynchronous ranks commit each for itself: no step is common, and the survivors of a death do not wait for what is read back.
+"""Ranks that commit each for itself: no step is common, and the survivors of a death do not wait for what is read back.
 
-    record   after each interval: my shards' changed rows, which pushes they hold, my place in the input, my scores, and
-             every push that its owner is not known to have applied; only then does any letter leave (`modes/owner.py`)
+    record   this rank's part of the state, its place in the input, its scores, and all that another rank may still need of
+             it; only then does any letter leave. So what others have seen of a rank is always in that rank's node memory
     death    the others get a communicator of their own and go on; an heir reads the dead member's files beside its own learning
-    return   one record of the heir holds all it took: shards, pushes, scores, the rest of the rows; it is the only one that
-             counts from then on
-    relaunch the newest record of each member, put together; pushes that no shard holds yet are applied, each once
+    return   one record of the heir holds all it took; it is the only one that counts from then on
+    relaunch the newest record of each member, put together
+
+What is learned, sent and inherited is the mode's: `survive/pushes.py` (asp), `survive/mass.py` (gossip).
 
 Copies at a partner are not kept here: the memory of a host that is lost is lost, and the file system is next.
 """
@@ -25,50 +26,69 @@ from engine import job as jobs
 from engine import loop, resume
 from engine.cluster.recover import Held, newest
 from engine.errors import ConfigError, EngineError, PeerError
-from engine.modes.owner import Owner, cuts
-from engine.modes.post import Letter, close, open_
 from engine.source import stream as streams
 from engine.store import crash
 from engine.store.checkpoint import check_match
-from engine.store.differ import taken
 from engine.store.keeper import Copy
 from engine.store.record import Change, Record
 from engine.survive import protect
-from engine.types import Array, Block, Link, Schema, State, Update
+from engine.types import Array, Block, Link, Schema, State
 from engine.watch.meter import Meter
 
-COLUMNS = (("w", "owner"), ("a", "owner"), ("n", "owner"))
-Unsent = tuple[int, int, int, Update]  # sender, shard, number (0 = none yet), update
+Part = tuple[State, dict[str, Any]]  # what a record says of a member
 
 
 class Apart(protect.Protection):
-    """The keeper of a member whose records are its own. `carried`: the owner that goes on after a death."""
+    """The keeper of a member whose records are its own. `carried`: the mode's run, which goes on after a death."""
 
-    apart = True
-    carried: Owner | None = None
-    _read: dict[int, tuple[State, dict[str, Any]] | EngineError]
+    modes: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()  # blocks, by how their paths begin, whose changed rows the mode knows
+    carried: Any = None
+
+    # --- of the mode
+
+    def check(self, job: loop.Job) -> None:
+        """ConfigError where jobs like this are not kept."""
+
+    def base(self, job: loop.Job) -> tuple[State, dict[str, Any]]:
+        """This rank's part of the state as it begins, and what a record says beside it."""
+        raise NotImplementedError
+
+    def changed(self, run: Any) -> tuple[list[Change], dict[str, Any]]:
+        """What has changed of it since the last record."""
+        raise NotImplementedError
+
+    def meet(self, run: Any, link: Link, members: list[int], heirs: dict[int, int]) -> None:
+        """The run goes on over the survivors' `link` (collective)."""
+        run.regroup(link, members, heirs)
+
+    def inherit(self, run: Any, part: Part) -> None:
+        """Takes a dead member's part."""
+        raise NotImplementedError
+
+    # --- records
 
     def begin(self, job: loop.Job, schema: Schema) -> None:
         """The job's state as it is becomes this epoch's base (collective)."""
         if not isinstance(job.stream, streams.Placed) or job.stage is not None or job.tactic is not None:
-            raise ConfigError("exchange.mode=asp: copies in node memory are for rows read in place, without stages and "
-                              "strategies of their own", fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
-        if not hasattr(job.team.models[0], "follow"):
-            raise ConfigError("exchange.mode=asp: expected a linear model", fix="exchange.mode=bsp")
+            raise ConfigError(f"exchange.mode={self.config.exchange.mode}: copies in node memory are for rows read in place, "
+                              "without stages and strategies of their own",
+                              fix="fault.memory=off and checkpoints, or exchange.mode=bsp")
+        self.check(job)
         crash.node_folder = str(self.folder(0, "own").parent)
         crash.point("begin")
-        self._before = job.clock.rows
+        self._before, self._ranks = job.clock.rows, self.link.size
         self._job, self.me, self._members = job, self.link.rank, list(range(self.link.size))
-        self._shards, self._fresh, self._read, self._lost_s = [self.me], set[int](), {}, 0.0
-        self._threads: list[threading.Thread] = []
-        model: Any = job.team.models[0]
-        low, high = cuts(len(model._block), self.link.size)[self.me : self.me + 2]
-        state = {_path(self.me): Block(np.array(model._block[low:high, :3]), COLUMNS),  # type: ignore[arg-type]
-                 "outbox": Block(_packed([])), **self._meters(job)}
-        if self.me == 0:
-            state |= _head(model)
-        self._seen = {path: Block(np.array(block.data)) for path, block in state.items() if path.startswith("meter/")}
-        meta = json.loads(json.dumps(resume.about(job, self.config, schema))) | self._said(job, [self.me], {}, 0)
+        self._plays = [self.me]  # members whose part is in this rank's records
+        self._heirs: dict[int, int] = {}  # of the dead
+        self._read: dict[int, list[Part] | EngineError] = {}
+        self.awaited: set[int] = set()  # dead members whose part is being read here
+        self._lap = 0
+        self._lost_s = 0.0
+        state, own = self.base(job)
+        state |= self._meters(job)
+        self._seen = {path: Block(np.array(block.data)) for path, block in state.items() if not path.startswith(self.named)}
+        meta = json.loads(json.dumps(resume.about(job, self.config, schema))) | self._said(job, own)
         self._about = meta["match"]
         record = Record(job.clock.step, job.clock.step, (), meta, self.epoch, 0, self.me, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.me, "own", state, record), "images")
@@ -80,57 +100,28 @@ class Apart(protect.Protection):
                     shutil.rmtree(path, ignore_errors=True)
 
     def commit(self, job: loop.Job) -> None:
-        """Nothing is kept in lock-step here: the owner calls `keep`."""
+        """Nothing is kept in lock-step here: the run calls `keep`."""
 
-    def keep(self, owner: Owner) -> None:
-        """One record: all that changed here since the last."""
+    def keep(self, run: Any, *, seal: bool = True) -> None:
+        """One record: all that changed here since the last. `seal`: older ones may be forgotten."""
         assert self._own is not None and self._job is not None
-        if not (owner.touched or owner.out or self._fresh) and owner.rows == self._rows_kept:
-            return
         began = time.perf_counter()
         crash.point("commit")
-        changes = self._changed(owner)
-        meta = self._said(self._job, self._shards, owner.applied, owner.rows)
+        changes, own = self.changed(run)
+        for path, block in self._meters(self._job).items():
+            found = self._compared(path, block)
+            changes += [] if found is None else [found]
+        meta = self._said(self._job, own)
         base = self._own.version
-        self._own.append(Record(base + 1, base, tuple(changes), meta, self.epoch, 0, self.me, len(owner.holder)))
+        self._own.append(Record(base + 1, base, tuple(changes), meta, self.epoch, 0, self.me, self._ranks))
         crash.point("own")
-        if self._own.due:
+        if self._own.due and seal:
             self._own.seal()
-        self._fresh.clear()
-        self._rows_kept = owner.rows
         if not self._told:
             self._told = True
             protect.audit("committed", step=base + 1, epoch=self.epoch)
-        self.pulse.step(base + 1, owner.rows)
+        self.pulse.step(base + 1, own["rows"])
         self._job.counts.add("protect_s", time.perf_counter() - began)
-
-    _rows_kept = -1
-
-    def _changed(self, owner: Owner) -> list[Change]:
-        model, job = owner.kept, self._job
-        assert job is not None
-        keys = np.unique(np.concatenate(owner.touched)) if owner.touched else np.empty(0, np.uint32)
-        owner.touched.clear()
-        changes = []
-        for shard in self._shards:
-            low, high = owner.cuts[shard : shard + 2]
-            block = model._block[low:high, :3]
-            if shard in self._fresh:
-                changes.append(Change(_path(shard), None, np.array(block), high - low, COLUMNS))
-                continue
-            rows = keys[np.searchsorted(keys, low) : np.searchsorted(keys, high)] - np.uint32(low)
-            if len(rows):
-                changes.append(Change(_path(shard), rows, taken(block, rows), high - low, COLUMNS))
-        if 0 in self._shards:
-            changes += [Change(path, None, np.array(block.data), len(block.data)) for path, block in _head(model).items()]
-        unsent = [(sender, shard, number, part) for (sender, shard), flying in owner.flying.items() for number, part in flying]
-        unsent += [(self.me, shard, 0, part) for shard, part in enumerate(owner.waiting) if part is not None]
-        packed = _packed(unsent)
-        changes.append(Change("outbox", None, packed, len(packed)))
-        for path, block in self._meters(job).items():
-            found = self._compared(path, block)
-            changes += [] if found is None else [found]
-        return changes
 
     def _meters(self, job: loop.Job) -> State:
         found: State = {}
@@ -141,11 +132,10 @@ class Apart(protect.Protection):
             found[f"meter/{self.me:06d}/{name}"] = Block(data)
         return found
 
-    def _said(self, job: loop.Job, shards: Sequence[int], applied: dict[tuple[int, int], int], rows: int) -> dict[str, Any]:
+    def _said(self, job: loop.Job, own: dict[str, Any]) -> dict[str, Any]:
         stream: Any = job.stream
         clock = job.clock
-        own = {"members": list(shards), "rows": rows, "before": self._before,
-               "applied": [[*place, n] for place, n in applied.items()]}
+        own = {"mode": self.modes[0], "members": list(self._plays), "rows": 0, "before": self._before} | own
         return {"apart": own, "mark": stream.mark(), "clock": [clock.step, clock.rows], "label": float(job.label),
                 "saved": clock.saved_rows, "shapes": self._wide, "canary": 0}
 
@@ -156,8 +146,8 @@ class Apart(protect.Protection):
 
         Returns the members that died. PeerError where nobody can read what one of them held.
         """
-        owner, began = self.carried, time.monotonic()
-        if owner is None:
+        run, began = self.carried, time.monotonic()
+        if run is None:
             raise PeerError("a rank died before the first interval")
         said = protect._all(link, self.me, "members")
         dead = [m for m in self._members if m not in said]
@@ -172,108 +162,91 @@ class Apart(protect.Protection):
         self.link, self._members = link, said
         if hasattr(link, "alarm"):
             link.alarm = self.why
-        owner.regroup(link, said, heirs)
+        self.meet(run, link, said, heirs)
         self._lost_s = began
         for member in [m for m, heir in heirs.items() if heir == self.me]:
-            self._threads.append(threading.Thread(target=self._fetch, args=(member,), name="return", daemon=True))
-            self._threads[-1].start()
+            wards = [m for m, heir in self._heirs.items() if heir == member]
+            self.awaited.add(member)
+            threading.Thread(target=self._fetch, args=(member, wards), name="return", daemon=True).start()
+        self._heirs = {m: heirs.get(heir, heir) for m, heir in self._heirs.items()} | heirs
         return dead
 
     def _files(self, member: int) -> list[Path]:
         return sorted(self.root.glob(f"epoch-{self.epoch:06d}/node-*/own-{member:06d}"))
 
-    def _fetch(self, member: int) -> None:
-        """Reads the newest record of a dead member, every checksum verified; beside the learning."""
+    def _fetch(self, member: int, wards: Sequence[int]) -> None:
+        """Reads what a dead member held, and the `wards` it was an heir of and had not taken yet; beside the learning."""
+        try:
+            found = [self._newest(member)]
+            found += [self._newest(ward) for ward in wards if ward not in found[0][1]["apart"]["members"]]
+            self._read[member] = found
+        except EngineError as error:
+            self._read[member] = error
+
+    def _newest(self, member: int) -> Part:
+        """The newest record of a dead member in the lap of all, every checksum verified."""
         problem: EngineError = PeerError(f"what rank {member} kept cannot be read")
         for path in self._files(member):
             try:
                 copy = Copy(path)
-                state, meta = copy.state_at(max(copy.versions))
+                state, meta = copy.state_at(latest(copy, self._lap))
                 check_match(meta, self._about, str(path))
-                self._read[member] = state, meta
-                return
+                return state, meta
             except EngineError as error:
                 problem = error
             except ValueError as error:
                 problem = PeerError(f"what rank {member} kept cannot be read: {error}")
-        self._read[member] = problem
+        raise problem
 
-    def returned(self, owner: Owner) -> None:
-        """Takes what has been read of the dead, all that one member had in one record."""
+    def returned(self, run: Any) -> None:
+        """Takes what has been read of the dead, all that one of them held in one record."""
         while self._read:
             member, found = self._read.popitem()
             if isinstance(found, EngineError):
                 raise found
             began = time.monotonic()
-            state, meta = found
-            said = meta["apart"]
-            shards = {shard: state[_path(shard)].data for shard in said["members"]}
-            applied = {(sender, shard): n for sender, shard, n in said["applied"]}
-            head = (state["model/clock"].data, state["stage/scale"].data if "stage/scale" in state else None) if (
-                "model/clock" in state) else None
             job: Any = self._job
-            job.stream.adopt(meta["mark"])
-            job.meter = Meter.merged([job.meter.state(), _meter(state, meta)])
-            owner.inherit(shards, applied, _unpacked(state["outbox"].data), said["rows"], head)
-            self._shards += said["members"]
-            self._fresh |= set(said["members"])
-            owner.keep()
-            for path in self._files(member):
-                shutil.rmtree(path, ignore_errors=True)
-            protect.audit("returned", member=member, heir=self.me, rows=said["rows"],
+            for state, meta in found:
+                job.stream.adopt(meta["mark"])
+                job.meter = Meter.merged([job.meter.state(), meter_of(state, meta)])
+                self.inherit(run, (state, meta))
+                self._plays += meta["apart"]["members"]
+            self.awaited.discard(member)
+            run.keep()
+            for _, meta in found:
+                for path in [path for gone in meta["apart"]["members"] for path in self._files(gone)]:
+                    shutil.rmtree(path, ignore_errors=True)
+            protect.audit("returned", member=member, heir=self.me, rows=sum(meta["apart"]["rows"] for _, meta in found),
                           spent={"read": began - self._lost_s, "repair": time.monotonic() - began})
 
 
-def _path(shard: int) -> str:
-    return f"shard/{shard:06d}"
-
-
-def _head(model: Any) -> State:
-    """What the holder of shard 0 keeps besides: the clock, and the scaler where there is one."""
-    scale = {} if model._scale is None else {"stage/scale": Block(model._scale)}
-    return {"model/clock": Block(np.array(model._clock)), **scale}
-
-
-def _meter(state: State, meta: dict[str, Any]) -> dict[str, Array]:
+def meter_of(state: State, meta: dict[str, Any]) -> dict[str, Array]:
     named = {path.rsplit("/", 1)[1]: block.data for path, block in state.items() if path.startswith("meter/")}
     return {name: data.reshape(meta["shapes"][name]) if name in meta["shapes"] else data for name, data in named.items()}
 
 
-def _packed(unsent: Sequence[Unsent]) -> Array:
-    """Pushes as uint8: their number, then the length of each and its letter."""
-    parts = [np.array([len(unsent)], np.int64).view(np.uint8)]
-    for sender, shard, number, part in unsent:
-        data = close(Letter(number, np.array([sender, shard], np.float64), part))
-        data = np.concatenate([data, np.zeros(-len(data) % 8, np.uint8)])
-        parts += [np.array([len(data)], np.int64).view(np.uint8), data]
-    return np.concatenate(parts)
-
-
-def _unpacked(data: Array) -> list[Unsent]:
-    found: list[Unsent] = []
-    at = 8
-    for _ in range(int(data[:8].view(np.int64)[0])):
-        size = int(data[at : at + 8].view(np.int64)[0])
-        letter = open_(np.array(data[at + 8 : at + 8 + size]))
-        assert letter.update is not None
-        found.append((int(letter.ticket[0]), int(letter.ticket[1]), letter.number, letter.update))
-        at += 8 + size
-    return found
+def latest(copy: Copy, lap: int) -> int:
+    """The newest version whose record is of this lap or one before."""
+    return max((v for v, meta in copy.metas.items() if meta["apart"].get("lap", 0) <= lap), default=max(copy.versions))
 
 
 def recalled(shield: protect.Protection, job: loop.Job, schema: Schema, known: Sequence[Held], holder: Sequence[int],
              mine: Sequence[Copy]) -> dict[str, Any]:
     """Takes the newest record of every member of a run whose ranks kept each their own; its meta (collective)."""
+    from engine.survive import mass, pushes
+
     chosen = newest(known)
-    parts: list[Any] = []
+    parts: list[Part] = []
     if chosen is not None:
         by_name = {f"{shield.host}:{copy.folder}": copy for copy in mine}
-        found, ours = [], [known[at] for at in chosen if holder[at] == shield.link.rank]
-        for held in ours:
+        found, ours = [], [by_name[known[at].holder] for at in chosen if holder[at] == shield.link.rank]
+        laps = protect._all(shield.link, [copy.meta["apart"].get("lap", 0) for copy in ours], "laps")
+        lap = min(lap for part in laps for lap in part)
+        for copy in ours:
             try:
-                found.append(by_name[held.holder].state_at(max(held.versions)))
+                found.append(copy.state_at(latest(copy, lap)))
             except EngineError as error:
-                shield.notes.append(f"{held.holder}: {error.message}")
+                shield.notes.append(f"{copy.folder}: {error.message}")
         every = protect._all(shield.link, (found, len(found) == len(ours)), "members from memory")
         parts = sorted((one for more, _ in every for one in more), key=lambda one: min(one[1]["apart"]["members"]))
         if not all(whole for _, whole in every):
@@ -282,31 +255,12 @@ def recalled(shield: protect.Protection, job: loop.Job, schema: Schema, known: S
         raise protect.Incomplete(f"node memory holds {len(known)} copies but not every rank's", where=str(shield.root),
                                  fix="resume from the last checkpoint")
     check_match(parts[0][1], resume.matching(shield.config, schema), str(shield.root))
-    state, meta = assembled(parts, job.team.models[0])
+    put = {"asp": pushes.assembled, "gossip": mass.assembled}[parts[0][1]["apart"].get("mode", "asp")]
+    state, rows = put(parts, job.team.models[0])
+    for rank, (part, meta) in enumerate(parts):
+        state |= {f"meter/{rank:06d}/{name}": Block(data) for name, data in meter_of(part, meta).items()}
+    label, marks = parts[-1][1]["label"], [meta["mark"] for _, meta in parts]
+    meta = parts[0][1] | {"ranks": len(parts), "clock": [max(meta["clock"][0] for _, meta in parts), rows], "label": label,
+                          "position": streams.merged(marks, rows, label).dump()}
     resume.adopt(job, state, meta)
     return meta
-
-
-def assembled(parts: Sequence[tuple[State, dict[str, Any]]], model: Any) -> tuple[State, dict[str, Any]]:
-    """The state of the job from every member's, pushes applied that no shard has; and its meta."""
-    blocks = {path: block for state, _ in parts for path, block in state.items()}
-    state: State = {path: block for path, block in blocks.items() if path in ("model/clock", "stage/scale")}
-    shards = sorted(path for path in blocks if path.startswith("shard/"))
-    state["model/linear"] = Block(np.concatenate([blocks[path].data for path in shards]), COLUMNS)  # type: ignore[arg-type]
-    applied = {(sender, shard): n for _, meta in parts for sender, shard, n in meta["apart"]["applied"]}
-    whole = model.fork()
-    whole.load(state)
-    for part, _ in parts:
-        for sender, shard, number, update in _unpacked(part["outbox"].data):
-            if not number or number > applied.get((sender, shard), 0):
-                whole.merge(update, 1)
-    state = whole.state()
-    for rank, (part, meta) in enumerate(parts):
-        state |= {f"meter/{rank:06d}/{name}": Block(data) for name, data in _meter(part, meta).items()}
-    steps = max(meta["clock"][0] for _, meta in parts)
-    rows = int(parts[0][1]["apart"]["before"]) + sum(int(meta["apart"]["rows"]) for _, meta in parts)
-    label = parts[-1][1]["label"]
-    marks = [meta["mark"] for _, meta in parts]
-    return state, dict(parts[0][1]) | {"ranks": len(parts), "clock": [steps, rows], "label": label,
-                                       "position": streams.merged(marks, rows, label).dump()}
-

@@ -28,7 +28,7 @@ import numpy as np
 from engine import job as jobs
 from engine import loop, resume
 from engine.cluster.health import Limits
-from engine.cluster.recover import Choice, Held, choose, guards
+from engine.cluster.recover import Choice, Held, choose
 from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
@@ -40,6 +40,7 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record
+from engine.survive import partner
 from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.parts import assembled, digest, removed
@@ -67,10 +68,7 @@ _lives: list[str] = []  # one entry a start of protection in this process: the s
 
 def start(config: Config, link: Link) -> Protection | None:
     """The protection of this run, or None where it has none (collective)."""
-    from engine.survive.apart import Apart
-
-    # In asynchronous mode each rank commits for itself, as long as there are several.
-    made: type[Protection] = Apart if config.exchange.mode == "asp" and link.size > 1 else Protection
+    made = kind(config) if link.size > 1 else Protection
     if _lives:
         return made(config, link, home(config.fault.folder) / _lives[0])
     name = link.bcast(run_id(config) if config.fault.memory != "off" else "", name="run id")
@@ -86,12 +84,25 @@ def start(config: Config, link: Link) -> Protection | None:
     return made(config, link, root)
 
 
+def kind(config: Config) -> type[Protection]:
+    """Who keeps a run of several ranks in this mode."""
+    from engine.survive import mass, pushes, rounds
+
+    mode = config.exchange.mode.partition(":")[0]
+    if mode == "bsp" and config.update.strategy == "decentralised":
+        mode = "gossip"
+    made: tuple[type[Protection], ...] = (pushes.Pushes, mass.Mass, rounds.Rounds)
+    return next((one for one in made if mode in one.modes), Protection)
+
+
 class Incomplete(StoreError):
     """Node memory is there, but more of it is lost than copies make good: the file system is next."""
 
 
 class Protection:
-    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host."""
+    """The `loop.Keeper` of one rank. `root`: the run's folder in the memory of this host. `modes`: whose commits it keeps."""
+
+    modes: tuple[str, ...] = ("bsp", "local")
 
     def __init__(self, config: Config, link: Link, root: Path) -> None:
         self.config, self.link, self.root = config, link, root
@@ -111,10 +122,10 @@ class Protection:
         self.ring = self._ringed(hosts)
         if hasattr(link, "alarm"):
             link.alarm = self.why
-        self.guards = guards(self.nodes, config.fault.copies)
+        again = self.epoch > 1 or os.environ.get("ENGINE_ATTEMPT", "0") != "0"
+        self.partner = partner.made(config, link, self.nodes, self.folder, again=again)
         self.notes: list[str] = []
         self._own: Keeper | None = None
-        self._copies: dict[int, Keeper] = {}
         self._seen: State = {}
         self._rows: dict[str, int] = {}
         self._wide: dict[str, list[int]] = {}
@@ -168,7 +179,8 @@ class Protection:
         began = time.monotonic()
         mine = [Copy(path) for path in self._found()]
         held = [Held(f"{self.host}:{copy.folder}", copy.epoch, copy.shard, copy.shards,
-                     copy.folder.name.partition("-")[0], copy.versions, tuple(copy.meta.get("apart", {}).get("members", ())))
+                     copy.folder.name.partition("-")[0], copy.versions, tuple(copy.meta.get("apart", {}).get("members", ())),
+                     partner.lane_of(copy))
                 for copy in mine if copy.versions]
         self.notes += [problem for copy in mine for problem in copy.problems]
         by_rank = _all(self.link, held, "copies in memory")
@@ -240,14 +252,13 @@ class Protection:
             have = self.link.vote(np.array([shard in loaded for shard in range(choice.shards)]), name="loaded shards").any(0)
             if have.all():
                 break
-        else:
-            return None
-        if single:
-            return [(shard, *loaded[shard]) for shard in range(choice.shards)]
-        packed = np.frombuffer(pickle.dumps([(s, *found) for s, found in loaded.items()], protocol=5), np.uint8)
-        whole = self.link.allgather(packed, name="shards from memory") if self.link.size > 1 else [packed]
-        parts = {s: (s, state, meta) for data in whole for s, state, meta in pickle.loads(data.tobytes())}
-        return [parts[shard] for shard in range(choice.shards)]
+        if not single:
+            every = _all(self.link, loaded, "shards from memory")
+            loaded = {shard: found for part in every for shard, found in part.items()}
+        if len(loaded) < choice.shards:
+            here = {place for place in choice.sums if single or holder[place] == self.link.rank}
+            loaded |= partner.remade(None if single else self.link, choice, known, here, loaded, self.notes)
+        return [(shard, *loaded[shard]) for shard in range(choice.shards)] if len(loaded) == choice.shards else None
 
     # --- protection
 
@@ -266,9 +277,8 @@ class Protection:
         self._digest = step & DIGEST
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.link.rank, "own", state, record), "images")
-        for ward, data in self._relayed(self._own.raw, "images to guards") if any(self.guards) else ():
-            self._copies[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.config.fault.seal)
-            keeper.begin_copy(data)
+        if self.partner is not None:
+            self.partner.begin(self._own, state, record)
         self.link.barrier(name="images")
         crash.point("began")
         self._began = self._committed = step
@@ -285,7 +295,13 @@ class Protection:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
         self._written()
-        return [float(self._digest), float(self._own is not None and self._own.due), self.flush.pledge() if self.flush else 0.0]
+        long = self._own is not None and (self._own.due or any(keeper.due for keeper in self.beside))
+        return [float(self._digest), float(long), self.flush.pledge() if self.flush else 0.0]
+
+    @property
+    def beside(self) -> list[Keeper]:
+        """What this rank holds for others."""
+        return [] if self.partner is None else self.partner.keepers
 
     def heard(self, table: Array) -> None:
         """The last step is committed where all digests agree; PeerError on every rank where they do not."""
@@ -303,8 +319,9 @@ class Protection:
         self.pulse.step(self._committed)
         crash.point("voted")
         if table[:, 1].any():
-            for keeper in (self._own, *self._copies.values()):
-                self._later(keeper.seal)
+            for keeper in (self._own, *self.beside):
+                if keeper.due or not self.config.fault.parity:  # sums are as long as a part of a shard: theirs are due earlier
+                    self._later(keeper.seal)
         if self.flush is not None and self._job is not None:
             self.flush.heard(table[:, 2], self._job)
 
@@ -346,14 +363,16 @@ class Protection:
         if self.flush is not None:
             self.flush.mark(record)
         crash.point("own")
-        if any(self.guards):
-            packed = np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
-            for ward, data in self._relayed(packed, "records to guards"):
-                self._later(self._copies[ward].take, data)
+        self._guard(record, frame)
         crash.point("kept")
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
         job.counts.add("protect_s", time.perf_counter() - began)
+
+    def _guard(self, record: Record, frame: Sequence[memoryview]) -> None:
+        """The step to the other nodes that keep it (collective); what comes from others is kept while the next is learned."""
+        for act in () if self.partner is None else self.partner.step(record, frame):
+            self._later(act)
 
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
@@ -367,7 +386,7 @@ class Protection:
         self.pulse.done()
         if self.ring is not None:
             self.ring.close()
-        for keeper in (self._own, *self._copies.values()):
+        for keeper in (self._own, *self.beside):
             if keeper is not None:
                 keeper.close()
         if done:
@@ -377,21 +396,6 @@ class Protection:
                 Path(marker).write_text(json.dumps({"epoch": self.epoch, "step": self._committed}))
             if self.leads:
                 shutil.rmtree(self.root, ignore_errors=True)
-
-    def _relayed(self, data: Array, name: str) -> list[tuple[int, Array]]:
-        """`data` to each guard of this rank; (ward, what it sent) of each ward (collective)."""
-        found: list[tuple[int, Array]] = []
-        for turn in range(max(map(len, self.guards), default=0)):
-            wards = [r for r, chosen in enumerate(self.guards) if len(chosen) > turn and chosen[turn] == self.link.rank]
-            parts = [np.empty(0, np.uint8)] * self.link.size
-            if sorted(g[turn] for g in self.guards) == list(range(self.link.size)):
-                target = self.guards[self.link.rank][turn]
-                found.append((wards[0], self.link.relay(data, target=target, source=wards[0], name=name)))
-                continue
-            parts[self.guards[self.link.rank][turn]] = data  # uneven nodes: some guard several, some none
-            theirs = self.link.alltoall(parts, name=name)
-            found += [(ward, theirs[ward]) for ward in wards]
-        return found
 
     def _shard(self, job: loop.Job) -> State:
         """This rank's share of the job's state, views where the model gives them; notes the shapes of wide blocks."""
@@ -440,15 +444,21 @@ class Protection:
 
     def _meta(self, job: loop.Job) -> dict[str, Any]:
         """Cursors and clock of this step, in the same record as its rows."""
-        stream, clock = job.stream, job.clock
+        clock = job.clock
         meta: dict[str, Any] = {"clock": [clock.step, clock.rows], "label": float(job.label), "saved": clock.saved_rows}
-        if isinstance(stream, streams.Placed):
-            meta["mark"] = stream.mark()
-        elif isinstance(stream, Live):
-            meta["live"], meta["began"] = stream.cursors, stream.began
-        elif hasattr(stream, "position"):
-            meta["position"] = stream.position.dump()
+        meta |= place(job.stream)
         return meta | {"shapes": self._wide, "canary": canary(job)}
+
+
+def place(stream: Any) -> dict[str, Any]:
+    """Where the input stands, for the record of a step; a `stream` that is such a note is taken as it is."""
+    if isinstance(stream, dict):
+        return stream
+    if isinstance(stream, streams.Placed):
+        return {"mark": stream.mark()}
+    if isinstance(stream, Live):
+        return {"live": stream.cursors, "began": stream.began}
+    return {"position": stream.position.dump()} if hasattr(stream, "position") else {}
 
 
 def audit(event: str, **more: Any) -> None:

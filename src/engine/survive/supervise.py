@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,9 +29,11 @@ from engine.cluster.health import Fence, Limits, Lost, Sight, Watch, look
 from engine.errors import ConfigError
 from engine.launch import CODES, forwarding, outcome, start
 from engine.survive.pulse import BEAT, BORN, DONE, LINE, PID, STEP, fence, home, kill, process
+from engine.survive.standby import PATIENCE, Standby, affordable
 
 AGAIN = (70, 75)  # 75: a peer was lost; 70 only where nothing was said (a rank that exits with a code of its own)
 STUCK = 3  # starts in a row that commit no step
+RESERVES = 2  # launches in reserve that may end by themselves before no more are begun
 LEAKS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*")
 Make = Callable[[int], tuple[list[str], dict[str, str]]]
 
@@ -40,7 +43,7 @@ class Plan:
     """What to run. `make(ranks)` -> the launcher's line and environment. `on_loss`: same, shrink or grow by one rank.
     `keeps`: node memory is kept where the run is given up, because the same command finds it again.
     `mend_s`: seconds the survivors have to go on in place before they are ended. `stuck`: losses in a row
-    without a new step after which the run is given up.
+    without a new step after which the run is given up. `standby`: whether the next launch is begun in advance (standby.py).
     """
 
     make: Make
@@ -55,6 +58,7 @@ class Plan:
     folder: str = "/dev/shm"
     mend_s: float = 0.0
     stuck: int = STUCK
+    standby: str = "off"
 
 
 class Supervisor:
@@ -66,6 +70,9 @@ class Supervisor:
         self.ranks, self.attempt, self.stuck, self.steps = plan.ranks, 0, 0, 0
         self._watch, self._lost_s, self._lost = Watch(), 0.0, -1
         self._table: Path | None = None
+        self._reserve: Standby | None = None
+        self._reserves = 0
+        self._began_s = self._learns_s = 0.0
 
     def run(self) -> int:
         """0 where the run is done; else the code of what ended it for good."""
@@ -82,6 +89,7 @@ class Supervisor:
                 return self._attempts(Path(name), until)
             finally:
                 self._kill_ranks()
+                self._dismiss()
                 if not self._keep:
                     shutil.rmtree(self.root, ignore_errors=True)
 
@@ -89,20 +97,18 @@ class Supervisor:
 
     def _attempts(self, folder: Path, until: float | None) -> int:
         while True:
-            record = folder / f"{self.attempt}" / "run.error.json"
-            record.parent.mkdir()
-            before, segments = self.steps, _leaks()
-            line, env = self.plan.make(self.ranks)
             done = folder / "done"
-            env |= {"ENGINE_ERROR_FILE": str(record), "ENGINE_DONE_FILE": str(done), "ENGINE_MEMORY_ID": self.plan.name,
-                    "ENGINE_ATTEMPT": str(self.attempt), "ENGINE_FAULT_FOLDER": self.plan.folder}
-            if self.attempt:
-                env["ENGINE_CHECKPOINT_RESUME"] = "auto"
+            before, segments = self.steps, _leaks()
+            record, env = folder / f"{self.attempt}" / "run.error.json", {"ENGINE_ATTEMPT": str(self.attempt)}
+            reserve = self._called()
+            if reserve is not None:
+                record = reserve.record
             children: list[subprocess.Popen[bytes]] = []
             with forwarding(children, record) as asked:
-                children.append(start(line, env))
+                children.append(self._started(record, done, env) if reserve is None else reserve.go(env))
                 if asked:
                     children[0].send_signal(signal.SIGUSR1)
+                self._began_s, self._learns_s = time.monotonic(), 0.0
                 why = self._wait(children[0], done, asked, until)
             code = children[0].wait()
             if done.exists():
@@ -115,6 +121,62 @@ class Supervisor:
             if final is not None:
                 return final
             self.attempt += 1
+
+    def _started(self, record: Path, done: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        record.parent.mkdir()
+        line, given = self._made(self.ranks, done, again=self.attempt > 0)
+        return start(line, {**given, **env, "ENGINE_ERROR_FILE": str(record)})
+
+    def _made(self, ranks: int, done: Path, *, again: bool) -> tuple[list[str], dict[str, str]]:
+        line, env = self.plan.make(ranks)
+        env |= {"ENGINE_DONE_FILE": str(done), "ENGINE_MEMORY_ID": self.plan.name, "ENGINE_FAULT_FOLDER": self.plan.folder}
+        return line, env | ({"ENGINE_CHECKPOINT_RESUME": "auto"} if again else {})
+
+    def _next(self) -> int:
+        """Ranks after a loss."""
+        return max(1, self.ranks + {"shrink": -1, "grow": 1}.get(self.plan.on_loss, 0))
+
+    def _prepare(self, now: float, done: Path) -> None:
+        """Begins the next launch in advance, once the job has learned for long enough that it may cost what a start costs."""
+        reserve = self._reserve
+        if reserve is not None:
+            if not reserve.alive:
+                self._reserve = None
+            elif reserve.ready and not self._told:
+                self._told = True
+                self._tell("standby", ranks=reserve.ranks)
+            return
+        if self.plan.standby == "off" or self._reserves > self.attempt + RESERVES:
+            return
+        if not self._learns_s:
+            self._learns_s = now if self._committed() > self.steps else 0.0
+        patience = 0.0 if self.plan.standby == "on" else PATIENCE
+        start_s = self._learns_s - self._began_s
+        if not self._learns_s or now - self._learns_s < patience * start_s:
+            return
+        if self.plan.standby == "on" or affordable(self._next()):
+            self._reserves, self._told = self._reserves + 1, False
+            line, env = self._made(self._next(), done, again=True)
+            self._reserve = Standby(line, env, self._next(), done.with_name(f"standby-{self._reserves}"))
+
+    _told = False
+
+    def _called(self) -> Standby | None:
+        """The launch in reserve, where it is up and of as many ranks as are to go on."""
+        reserve = self._reserve
+        if reserve is None or not self.attempt:
+            return None
+        self._reserve = None
+        if reserve.ranks == self.ranks and reserve.ready:
+            self._tell("called", ranks=reserve.ranks)
+            return reserve
+        threading.Thread(target=reserve.close, name="dismissed").start()
+        return None
+
+    def _dismiss(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+        self._reserve = None
 
     def _wait(self, child: subprocess.Popen[bytes], done: Path, asked: list[int], until: float | None) -> str:
         """Until the launcher has ended; why it was made to, or "". A rank that is gone ends the rest at once."""
@@ -138,6 +200,8 @@ class Supervisor:
                 if why:
                     self._end(child)
                     return why
+                if not asked:
+                    self._prepare(now, done)
         finally:
             os.close(handle)
         return ""
@@ -215,10 +279,8 @@ class Supervisor:
             self._kill_ranks()
             fence(self.root, newest + 1)
         self._watch, self._lost_s = Watch(), 0.0
-        for path in _leaks() - segments:
-            if not _mapped(path):
-                with suppress(OSError):
-                    path.unlink()
+        if left := _leaks() - segments:  # looked into while the next start is under way
+            threading.Thread(target=_freed, args=(left,), name="leaks").start()
         self._tell("isolate", why=why, step=self.steps, seconds=time.monotonic() - began)
 
     def _judge(self, code: int, record: Path, before: int, why: str) -> int | None:
@@ -240,7 +302,7 @@ class Supervisor:
                   file=sys.stderr)
             return 75
         if not why.startswith("scaled"):
-            self.ranks = max(1, self.ranks + {"shrink": -1, "grow": 1}.get(self.plan.on_loss, 0))
+            self.ranks = self._next()
         print(f"engine: {why or 'a rank was lost'} after step {self.steps}; starting again on {self.ranks} ranks",
               file=sys.stderr, flush=True)
         self._tell("relaunch", ranks=self.ranks, attempt=self.attempt + 1)
@@ -308,10 +370,12 @@ def _leaks() -> set[Path]:
     return {path for pattern in LEAKS for path in shm.glob(pattern) if path.stat().st_uid == os.getuid()}
 
 
-def _mapped(path: Path) -> bool:
-    """Whether a living process maps the file."""
+def _freed(paths: set[Path]) -> None:
+    """Removes those that no living process maps."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):
-            if str(path) in maps.read_text():
-                return True
-    return False
+            text = maps.read_text()
+            paths = {path for path in paths if str(path) not in text}
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()

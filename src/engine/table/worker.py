@@ -4,9 +4,9 @@
 
 A row of the table is what the linear family keeps of a key, w, a and n for each class, and the sum of the gradients that came,
 by which the owner tells how far a push agrees with others that its sender had not seen when it read the row. Rows are made
-at a key's first touch, by 64-bit key; the bias is the key after the last. The owner merges each push by the learner's own rule (csrc/learn/merge.h), so
-nothing is averaged or summed over ranks, and no rank ever holds the whole model. What a rank learns from is what the owners
-had when the batch's rows were read; how many pushes of others a read missed is counted by the versions of the bias's row.
+at a key's first touch; the bias is the key after the last. The owner merges each push by the learner's own rule
+(csrc/learn/merge.h), and no rank ever holds the whole model. What a rank learns from is what the owners had when the
+batch's rows were read; how many pushes of others a read missed is counted by the versions of the bias's row.
 """
 from __future__ import annotations
 

@@ -32,10 +32,12 @@ class Replica:
         """Round `number` of `rank` is here."""
         self.pending.setdefault(number, {})[rank] = update
 
-    def commit(self, number: int) -> None:
-        """Round `number` is whole: it becomes part of the committed state."""
+    def commit(self, number: int) -> Update:
+        """Round `number` is whole: it becomes part of the committed state; the sum that was merged."""
         parts = self.pending.pop(number)
-        self.take(combine([parts[rank] for rank in sorted(parts)]))
+        total = combine([parts[rank] for rank in sorted(parts)])
+        self.take(total)
+        return total
 
     def take(self, total: Update) -> None:
         """A sum over all ranks becomes part of the committed state at once."""
