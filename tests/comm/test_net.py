@@ -52,7 +52,7 @@ def test_a_pulled_cable_loses_and_doubles_nothing(run):
 
 @pytest.mark.long
 def test_a_link_that_becomes_slow_and_loses_packets_only_takes_longer(run):
-    """A quarter of the rate, then for a while a queue so short that packets are lost: nobody is given up, nothing comes twice."""
+    """A quarter of the rate, then for a while a queue so short that packets are lost: none is given up, none twice."""
     slow = "tc qdisc replace dev ev00 root tbf rate 50mbit burst 64kb latency 50ms"
     worse = "tc qdisc replace dev ev00 root tbf rate 20mbit burst 8kb latency 2ms"
     again = slow.replace("50mbit", "200mbit")
