@@ -9,6 +9,7 @@ from engine import job as jobs
 from engine.cluster.clock import Clock
 from engine.config import Config
 from engine.errors import StoreError
+from engine.models import sparse
 from engine.source import stream as streams
 from engine.source.live import Live, together
 from engine.source.schema import Plan
@@ -39,8 +40,9 @@ def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config:
 
 def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
     """All that is learned and counted, and the global rows of the blocks that only this rank has."""
-    state: State = {**job.team.state(), **({} if job.stage is None else job.stage.state())}
-    ranges: dict[str, tuple[int, int, int]] = {}
+    held: State = job.team.state()
+    state: State = {**held, **({} if job.stage is None else job.stage.state())}
+    ranges: dict[str, tuple[int, int, int]] = job.team.parts(held) if hasattr(job.team, "parts") else {}
     for name, data in job.meter.state().items():
         path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
@@ -110,7 +112,8 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         if config.checkpoint.resume == "must":
             raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
         return None
-    state, meta = jobs.agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    rows = job.team.share(found.rows) if hasattr(job.team, "share") else None  # where no rank reads all of it
+    state, meta = jobs.agreed(job.link, lambda: store.load(found, rows=rows, match=matching(config, schema)), "load checkpoint")
     if meta.get("text") and job.text and (odd := Plan.read(meta["text"]).differs(Plan.read(job.text))):
         raise StoreError(f"checkpoint is of other columns: {odd}", where=str(found.path),
                          fix="name columns of words in data.categorical, of numbers in data.numeric; or give the same columns")
@@ -120,7 +123,8 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(jobs.APART)})
+    mine = {path: block for path, block in state.items() if not path.startswith(jobs.APART)}
+    job.team.load(mine if hasattr(job.team, "share") else sparse.widened(mine))
     _restore_own(job, state)
     job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
     if job.tactic is not None and job.tactic is not job.events:

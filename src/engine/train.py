@@ -381,7 +381,7 @@ def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
     source = jobs.open_source(config.data.source, **options)
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
-    model, stage, _ = jobs.restored(state, meta)
+    model, stage, _ = jobs.restored(state, meta, narrow=True)
     here, there = list(source.schema.columns), list(meta["columns"])
     order = [here.index(name) for name in there] if not sparse and here != there and set(here) == set(there) else None
     rows = 0

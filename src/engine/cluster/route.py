@@ -16,6 +16,7 @@ NEAR_WORTH = 0.5  # the same where all ranks share a node: in memory a byte cost
 WIN, STAY = 0.9, 1.0  # of the time of what is in use: what a rival has to reach, and what dense, which loses nothing
 FOLDS = 48  # updates from which an owner sorts rows instead of adding one update after the other (update/merge.py)
 CLOSE = 1.25  # times the least: a candidate above it is out after the heats
+BEATEN = 2.0  # the same of dense: nearer than that it has to be beaten in the final as well
 
 
 UNIT = 9216  # elements: whole blocks of every codec that has blocks
@@ -145,10 +146,11 @@ Blocks = Mapping[str, Sequence[float]]  # by candidate: seconds a step in each r
 
 
 def close(blocks: Blocks) -> list[str]:
-    """Candidates whose median is within CLOSE of the least, and dense unless a candidate beats it clearly; quickest first."""
+    """Candidates whose median is within CLOSE of the least, and dense unless one beats it by far in every round; the quickest
+    first."""
     usual = {name: median(times) for name, times in blocks.items()}
     least = min(usual.values())
-    kept = [name for name, t in usual.items() if t <= CLOSE * least]
+    kept = [name for name, t in usual.items() if t <= (BEATEN if name == "dense" else CLOSE) * least]
     if "dense" in blocks and "dense" not in kept and verdict(blocks, "dense") == "dense":
         kept.append("dense")
     return sorted(kept, key=lambda name: usual[name])
