@@ -148,7 +148,8 @@ class Job:
     """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
     interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
     the exchange has one; `keeper`: what keeps each step safe, if anything does; `memory`: what of the exchange belongs in a
-    checkpoint (paths `exchange/...`), `recalled`: what the last one had of it, for the exchange to take.
+    checkpoint (paths `exchange/...`), `recalled`: what the last one had of it, for the exchange to take; `text`: how the
+    source's text is parsed, if it is text.
     """
 
     link: Link
@@ -165,6 +166,7 @@ class Job:
     keeper: Keeper | None = None
     memory: Memory | None = None
     recalled: State = field(default_factory=dict)
+    text: dict[str, Any] | None = None
     tactic: Tactic | None = None
     events: Sift | None = None
     stop: Callable[[], str] = str

@@ -250,6 +250,14 @@ class Linear:
         self._block[rows, :3] = values
         self._mark_base()
 
+    def fill(self, values: Array) -> None:
+        """The first rows of the block take float32 `(m, 3)`, those of the bias, its last, the last ones; this is the base."""
+        self._native.rebase()
+        cut = len(values) - self.options["classes"] * (self.options["bias"] != 0)
+        self._block[:cut, :3] = values[:cut]
+        self._block[len(self._block) - len(values) + cut :, :3] = values[cut:]
+        self._mark_base()
+
     def pace(self, factor: float) -> None:
         """Steps by `factor` times the rate of the options from here on; FTRL's past steps are scaled with it."""
         self._native.pace(self.options["rate"] * factor)

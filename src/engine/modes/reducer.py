@@ -31,10 +31,11 @@ LEAST_BETWEEN, MOST_BETWEEN = 128, 1 << 14  # steps from one look to the next
 AUTO = ("dense", "bf16", "int8", "sign", "topk")
 
 
-def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 8) -> dict[str, plan.Wire]:
+def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 16) -> dict[str, plan.Wire]:
     """Latency and seconds a byte, near (ranks of a node) and far (between nodes), as the slowest pair sees them (collective).
 
-    Each rank swaps with a partner in both directions at once; where all ranks share a node, far is near.
+    Each rank swaps with a partner in both directions at once, and the quickest round counts: what else runs on the cores is not
+    the link's. Where all ranks share a node, far is near.
     """
     found: dict[str, plan.Wire] = {}
     for name, distance in (("near", 1), ("far", max(1, link.nodes.count(link.nodes[0])))):
@@ -50,7 +51,7 @@ def measure_wires(link: Link, size_bytes: int = 1 << 20, rounds: int = 8) -> dic
                     link.recv(room, peer, name="fit wires", tag=TAG).wait()
                     going.wait()
                     spent.append(time.perf_counter() - began)
-            times.append(float(np.quantile(spent[2:], 0.25)) if len(spent) > 2 else 0.0)  # the first warms up
+            times.append(min(spent[3:], default=0.0))  # the first warms up
         short, long = link.allreduce(np.array(times), op="max", name="fit wires")
         found[name] = plan.Wire(float(short), float(max(0.0, long - short) / size_bytes))
     return found
@@ -187,7 +188,7 @@ class Reducer:
         slowest rank's time of each step counts, so all ranks judge alike (collective)."""
         worst = self.link.vote(np.array(self._seconds), name=f"{self.name}: trials").max(axis=0)
         steps = {name: worst[[turn == name for turn in self._turns]].reshape(-1, BLOCK) for name in dict.fromkeys(self._turns)}
-        blocks = {name: times[:, 1:].mean(axis=1).tolist() for name, times in steps.items()}
+        blocks = {name: times[:, 1:].min(axis=1).tolist() for name, times in steps.items()}
         self.measured |= {name: float(np.median(times)) for name, times in blocks.items()}
         if self._stage == "heats":
             kept = plan.close(blocks)

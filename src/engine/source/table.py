@@ -111,7 +111,7 @@ class TableSource:
 
     def __init__(self, paths: Sequence[str], options: dict[str, str], *, target: str | int | None, columns: Sequence[str],
                  where: str, task: Any, labels: Sequence[str] | None, missing: str, plan: Any = None,
-                 event: Event = ("", "", "auto")) -> None:
+                 event: Event = ("", "", "auto"), blind: bool = False) -> None:
         self._tests = [_test(part) for part in where.split("&") if part.strip()]
         self._files: list[Any] = [Parquet(p) if p.endswith(TABLES) else Slabs(p, options) for p in paths]
         self._starts = np.cumsum([0, *(file.count for file in self._files)])
@@ -121,9 +121,9 @@ class TableSource:
         self._slab, self._event = slice(None), event
         if isinstance(first, Parquet):
             goal = -1 if target is None else target
-            self._target = goal if isinstance(goal, str) else first.names[goal]
+            self._target = "" if blind else goal if isinstance(goal, str) else first.names[goal]
             chosen = [n for n in (columns or first.names) if n not in (self._target, *event[:2])]
-            absent = [n for n in (*chosen, self._target, *filter(None, event[:2])) if n not in first.names]
+            absent = [n for n in (*chosen, *filter(None, [self._target]), *filter(None, event[:2])) if n not in first.names]
             if absent:
                 raise ConfigError(f"expected columns of {', '.join(first.names[:12])}, found {absent[0]!r}", where=first.path)
             self._columns = tuple(plan.columns) if plan is not None else tuple(_numeric(first, chosen))
@@ -166,17 +166,19 @@ class TableSource:
         held, place = self._files[file], piece - int(self._starts[file])
         if isinstance(held, Slabs):
             return *held.rows(place, self._slab), [None, None]
-        names = [*self._columns, self._target, *(t[0] for t in self._tests), *filter(None, self._event[:2])]
+        names = [*self._columns, *filter(None, [self._target]), *(t[0] for t in self._tests), *filter(None, self._event[:2])]
         absent = [n for n in names if n not in held.names]
         if absent:
             raise DataError(f"expected a column {absent[0]!r}, found {', '.join(held.names[:12])}: the columns have changed",
                             where=held.path, fix="give files with the same columns")
         found = held.columns(place, list(dict.fromkeys(names)))
-        keep = np.ones(len(found[self._target]), bool)
+        rows = len(next(iter(found.values()), ()))
+        y = found[self._target] if self._target else np.full(rows, np.nan, np.float32)
+        keep = np.ones(rows, bool)
         for name, compare, value in self._tests:
             keep &= compare(found[name], value)
         x = np.stack([found[name] for name in self._columns], 1) if self._columns else np.empty((len(keep), 0))
-        return x[keep], found[self._target][keep], [found[n][keep] if n else None for n in self._event[:2]]
+        return x[keep], y[keep], [found[n][keep] if n else None for n in self._event[:2]]
 
     def read(self, piece: int, skip: int = 0) -> Iterator[Batch]:
         if self.pieces is not None and not 0 <= piece < self.pieces:
