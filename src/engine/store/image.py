@@ -24,9 +24,10 @@ from ..codec.frame import CODECS, CORE, KINDS, decode_frame, encode_frame, frame
 from ..errors import FrameError, StoreError
 from ..kernels import _native
 from ..kernels.rows import scatter as rows_scatter
-from ..types import Array, Block, State, whole_rows
+from ..types import Array, Block, State
 from .atomic import refused
 from .crash import point
+from .differ import packed
 from .record import START, Record
 
 CHUNK_SHIFT = 16
@@ -249,9 +250,9 @@ def _parts(data: Array, room: int) -> Iterator[Array]:
     if data.flags.c_contiguous:
         yield _flat(data)
     elif data.size:
-        rows, each = whole_rows(data), max(1, CHUNK_BYTES * len(data) // data.nbytes)
-        for low in range(0, len(rows), each):
-            yield _flat(np.ascontiguousarray(rows[low : low + each]))
+        each = max(1, CHUNK_BYTES * len(data) // data.nbytes)
+        for low in range(0, len(data), each):
+            yield _flat(packed(data[low : low + each]))
     yield np.zeros(room - data.nbytes, np.uint8)
 
 
