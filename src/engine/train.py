@@ -207,6 +207,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened = jobs.open_agreed(config, link, source)
     jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
+    if left := getattr(opened, "left_out", ()):
+        diary.note(f"left out, for they hold no numbers: {', '.join(left[:12])}; data.categorical takes columns of words")
     if config.model.kind == "mlp" and opened.schema.sparse and opened.schema.width > WIDE and not config.clean.stages:
         diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of "
                    "them, clean.stages='project?k=32' 32 columns")
