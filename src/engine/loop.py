@@ -91,7 +91,11 @@ class Sift(Protocol):
 
 
 class Team:
-    """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
+    """The replicas of one rank, a thread each; after `merge` all hold the same bits. `stand`: epoch, step and digest of the
+    step that they hold, where they were kept through a recovery (survive/live.py).
+    """
+
+    stand: tuple[int, int, int] | None = None
 
     def __init__(self, model: Model, threads: int) -> None:
         self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
