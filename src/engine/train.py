@@ -181,9 +181,11 @@ class Diary:
         if self.log:
             self.log.end(found, run)
         if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
-            linear = "model.learner=nag takes them as they are, " * (self.config.model.kind == "linear")
-            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}"
-                      "clean.stages=scale brings columns to one size; or take a smaller model.rate")
+            model, stale = self.config.model, self.config.exchange.mode.partition(":")[0] not in ("bsp", "local")
+            hints = ["model.learner=nag takes numbers of any size"] * (model.kind == "linear" and model.learner != "nag")
+            hints += ["exchange.mode=bsp, or a smaller exchange.every, has updates less late"] * stale
+            self.note("the log loss is worse than guessing; " + "; ".join([
+                *hints, "clean.stages=scale brings columns to one size", "a smaller model.rate takes smaller steps"]))
         return found
 
 
