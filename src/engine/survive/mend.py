@@ -22,7 +22,7 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
 from engine.source.live import Live
-from engine.survive import apart, canary, protect
+from engine.survive import apart, canary, live, protect
 from engine.types import Link, Source
 
 
@@ -73,6 +73,8 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
         team = job.team if isinstance(job.team, loop.Team) and link.size > 1 else None  # its memory is there: it is loaded anew
         if team is None:
             job.team.close()
+        else:
+            team.stand = live.stand(job, shield.at)
         means.guard.rank = link.rank
         means.diary.move(link)
         fresh, guarded, before = means.prepare(means.config, link, means.source, means.diary, means.guard, team)
