@@ -182,9 +182,11 @@ class Diary:
         if self.log:
             self.log.end(found, run)
         if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
-            linear = "model.learner=nag takes them as they are, " * (self.config.model.kind == "linear")
-            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}"
-                      "clean.stages=scale brings columns to one size; or take a smaller model.rate")
+            model, stale = self.config.model, self.config.exchange.mode.partition(":")[0] not in ("bsp", "local")
+            hints = ["model.learner=nag takes numbers of any size"] * (model.kind == "linear" and model.learner != "nag")
+            hints += ["exchange.mode=bsp, or a smaller exchange.every, has updates less late"] * stale
+            self.note("the log loss is worse than guessing; " + "; ".join([
+                *hints, "clean.stages=scale brings columns to one size", "a smaller model.rate takes smaller steps"]))
         return found
 
 
@@ -208,6 +210,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened = jobs.open_agreed(config, link, source)
     jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
+    if left := getattr(opened, "left_out", ()):
+        diary.note(f"left out, for they hold no numbers: {', '.join(left[:12])}; data.categorical takes columns of words")
     if config.model.kind == "mlp" and opened.schema.sparse and opened.schema.width > WIDE and not config.clean.stages:
         diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of "
                    "them, clean.stages='project?k=32' 32 columns")

@@ -130,7 +130,7 @@ def open_source(
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
-                          plan=plan, event=event, blind=bool(blind))
+                          plan=plan, event=event, blind=bool(blind), categorical=categorical, hash_bits=hash_bits)
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
             "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text, "event": event}
