@@ -1,8 +1,8 @@
 """Rows laid over rows: any columns of wider rows, any dtype, and nothing else is touched."""
 import numpy as np
 import pytest
-
 from engine.kernels.rows import lay
+
 from engine.store.differ import packed, put
 
 
@@ -25,7 +25,7 @@ def test_rows_are_laid_over_rows_and_nothing_else_is_touched(rows, columns, of, 
 def test_rows_of_other_shapes_are_refused():
     room = np.zeros((4, 8), np.uint8)
     for of in (np.zeros((3, 8), np.uint8), np.zeros((4, 7), np.uint8), np.zeros((4, 16), np.uint8)[:, ::2]):
-        with pytest.raises(ValueError, match="lay: 4 rows|lay: 3 rows"):
+        with pytest.raises(ValueError, match=r"lay: \d rows"):
             lay(room, of)
     put(room[:, ::2], np.ones((4, 4), np.uint8))  # numbers of a row apart: as NumPy does it
     assert room.sum() == 16 and packed(room[:, ::2]).all()
