@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -72,6 +71,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -107,7 +108,7 @@ def _value(name: str, value: Any, kind: Any, where: str) -> Any:
         raise ConfigError(f"{name}: expected more than 0, found {value!r}", where=where)
     if name in PATTERNS and not re.fullmatch(PATTERNS[name][0], str(found)):
         raise ConfigError(f"{name}: expected {PATTERNS[name][1]}, found {found!r}", where=where)
-    if name in LOWEST and found < LOWEST[name]:
+    if name in LOWEST and found is not None and found < LOWEST[name]:
         raise ConfigError(f"{name}: expected at least {LOWEST[name]}, found {found}", where=where)
     return found
 

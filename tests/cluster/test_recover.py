@@ -14,12 +14,15 @@ from engine.cluster.recover import (
     Failed,
     GiveUp,
     Held,
+    Lane,
     Passed,
     Tell,
     advance,
     choose,
+    covered,
     guards,
     interval_s,
+    lanes,
     recovery,
 )
 
@@ -210,3 +213,29 @@ def test_of_any_cut_at_most_one_side_goes_on(size, data):
     other = set(range(size)) - side
     assert not (quorum(range(size), side) and quorum(range(size), other))
     assert quorum(range(size), side) or quorum(range(size), other)
+
+
+@pytest.mark.parametrize(("nodes", "m"), [(2, 1), (4, 1), (4, 2), (5, 3)])
+def test_parity_covers_what_every_stripe_can_bear(nodes, m):
+    from engine.store.parity import Stripes
+
+    lane, stripes = Lane(tuple(range(nodes)), m), Stripes(nodes - m, m)
+    sets = [{node for node in range(nodes) if bits >> node & 1} for bits in range(1 << nodes)]
+    for shards in sets:
+        for sums in sets:
+            gone = [(sum(n in shards for n in stripes.members(s)), sum(n in sums for n in stripes.holders(s)))
+                    for s in range(nodes)]
+            assert covered(lane, shards, sums) == all(not a or a + b <= m for a, b in gone)
+        assert covered(lane, shards, shards) == (len(shards) <= m)
+
+
+def test_lanes_deal_every_rank_once_and_every_node_holds_sums_of_each_lane_of_its_group():
+    for nodes, k, m in ([*range(4)], 2, 2), ([*range(7)], 2, 1), ([0, 0, 1, 1, 2], 2, 1), ([0, 0, 0, 1], 1, 1), ([0, 1], 4, 2):
+        found = lanes(nodes, k, m)
+        assert sorted(r for lane, _ in found for r in lane.ranks if r >= 0) == list(range(len(nodes)))
+        for lane, holders in found:
+            on = [nodes[holder] for holder in holders]
+            assert len(set(on)) == len(on)
+            assert all(rank in (-1, holder) for rank, holder in zip(lane.ranks, holders, strict=True))
+            assert lane.m == min(m, len(set(nodes)) - 1) and len(lane.ranks) >= min(k + m, len(set(nodes)))
+    assert lanes([0, 0], 1, 1) == []

@@ -146,15 +146,19 @@ def test_the_run_goes_on_with_one_rank_less_or_more_and_learns_each_row_once(tmp
 
 
 @pytest.mark.smoke
-def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path):
+@pytest.mark.parametrize(("action", "kept"), [
+    ("kill", ["model/linear"]),  # survivors stand at the step that is taken: only what is not theirs is read
+    pytest.param("wipe", [], marks=pytest.mark.long)])  # and here they are one step beyond it
+def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path, action, kept):
     options = ("--on-loss=shrink", "fault.seal=3000")
-    code, said, told, _ = supervised(4, tmp_path / "a", *options, ENGINE_CRASH="own:1:7:0:wipe")
+    code, said, told, _ = supervised(4, tmp_path / "a", *options, ENGINE_CRASH=f"own:1:7:0:{action}")
     assert code == 0, said
     assert {e["event"] for e in told} == {"recovered", "recovery", "committed", "done"}, said
     assert {e["ranks"] for e in told if e["event"] == "recovery"} == {3}
+    assert [e["kept"] for e in told if e["event"] == "recovered"] == [kept]
     assert all(set(e["spent"]) == {"isolate", "recover", "repair", "synchronise", "verify"} for e in told if "spent" in e)
     code, said, told, _ = supervised(4, tmp_path / "b", *options, "fault.inplace=false",
-                                     ENGINE_CRASH="own:1:7:0:wipe")
+                                     ENGINE_CRASH=f"own:1:7:0:{action}")
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, said
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
@@ -212,6 +216,17 @@ def test_rounds_in_order_are_kept_as_steps_are(tmp_path, mode, crash, on_loss):
     assert (relaunched, lost) == ((2, set()) if on_loss == "same" else (0, {3, 2})), (told, said)
     assert all(e["step"] > 0 for e in told if e["event"] == "recovered")
     assert json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] == ROWS
+
+
+def test_with_parity_the_memory_of_any_two_of_four_nodes_may_be_lost(tmp_path):
+    """2 + 2 over four nodes of one rank; the memory of the victim's node goes, and that of another with it."""
+    runs = []
+    for name, crash in (("unharmed", ""), ("harmed", "torn:1:3:0:wipe:2,began:0:1:1,kept:3:9:2:wipe:0")):
+        code, said, told, _ = supervised(4, tmp_path / name, "fault.parity=2+2", ENGINE_CRASH=crash)
+        assert code == 0, said
+        runs.append((digest(tmp_path / name), told, said))
+    assert runs[0][0] == runs[1][0] and sum(e["event"] == "relaunch" for e in runs[1][1]) == 3
+    assert sum(f"what rank {rank} kept is lost, and made again from parity" in runs[1][2] for rank in range(4)) == 4
 
 
 @pytest.mark.parametrize("every", ["1500rows", "1000000rows"])

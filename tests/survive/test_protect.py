@@ -1,6 +1,7 @@
 """Protection in one process: N threads that are ranks stop anywhere, M others go on; copies are lost and damaged."""
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from engine import job as jobs
 from engine import loop, resume
 from engine.comm.local import group
 from engine.config import resolve
-from engine.errors import PeerError, StoreError
+from engine.errors import ConfigError, PeerError, StoreError
 from engine.source import stream as streams
 from engine.survive.protect import Protection
 
@@ -194,3 +195,74 @@ def test_a_full_memory_folder_is_a_named_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(StoreError, match="disk full"):
         on_ranks(2, lambda link: steps_of(link, config, tmp_path, 1))
+
+
+CODES = [("1+1", 2, 1), ("2+2", 4, 1), ("2+1", 7, 2), *(pytest.param(code, n, each, marks=LONG) for code, n, each in (
+    ("2+1", 3, 1), ("3+1", 4, 1), ("3+2", 5, 1), ("2+1", 6, 1), ("4+1", 5, 1)))]
+
+
+@pytest.mark.parametrize(("code", "n", "each"), CODES)
+def test_with_parity_any_m_nodes_may_be_wiped_and_one_more_is_said(tmp_path, code, n, each):
+    """Several groups, and nodes of unequal size, where a rank holds sums of two lanes."""
+    config, m = config_of(**{"fault.parity": code, "fault.ranks_per_node": each}), int(code[-1])
+    stopped = on_ranks(n, lambda link: steps_of(link, config, tmp_path / "made", 11))
+    nodes = range(-(-n // each))
+    for count in range(m + 2):
+        for gone in combinations(nodes, count):
+            root = tmp_path / "tried"
+            shutil.rmtree(root, ignore_errors=True)
+            shutil.copytree(tmp_path / "made", root)
+            for node in gone:
+                shutil.rmtree(root / "epoch-000001" / f"node-{node}")
+
+            def recovered(link, root=root):
+                job, shield, meta, _ = prepared(link, config, root)
+                shield.pulse.done()
+                return {path: block.data.copy() for path, block in resume.views(job).items() if "meter/" not in path}, meta
+
+            if count <= m:
+                found = on_ranks(2, recovered)
+                assert all(meta["version"] == 11 and same(state, stopped[0][0]) for state, meta in found), gone
+                assert sum("made again" in text for text in found[0][1]["problems"]) == sum(r // each in gone for r in range(n))
+            elif count < len(nodes):
+                found = outcome(lambda link: recovered(link)[1])
+                assert found == [11, 11] if len(nodes) >= 2 * (m + 1) and not isinstance(found, StoreError) else (
+                    "no step of every shard" in str(found)), gone
+
+
+def test_parity_needs_its_nodes_and_takes_the_place_of_copies(tmp_path):
+    for more, said in (({"fault.copies": 1}, "found both"), ({"exchange.mode": "asp"}, "one step of all ranks"),
+                       ({"fault.parity": "99+30"}, "at most 128 nodes"), ({"fault.ranks_per_node": 2}, "found 2")):
+        config = config_of(**{"fault.parity": "2+1", **more})
+        with pytest.raises(ConfigError, match=said):
+            on_ranks(3, lambda link, config=config, root=tmp_path / said: steps_of(link, config, root, 1))
+    with pytest.raises(ConfigError, match="for example 4"):
+        config_of(**{"fault.parity": "2+0"})
+
+
+def test_a_run_with_fewer_nodes_left_goes_on_with_the_parity_that_they_can_have(tmp_path):
+    config = config_of(**{"fault.parity": "2+2"})
+    on_ranks(4, lambda link: steps_of(link, config, tmp_path, 7))
+    notes = on_ranks(2, lambda link: (prepared(link, config, tmp_path)[1].partner.note))
+    assert notes == ["fault.parity=2+2 over 2 nodes: any 1 of them may be lost"] * 2
+
+
+def test_every_bit_of_the_sums_is_right_whatever_was_damaged_beside_a_lost_node(tmp_path):
+    """A damaged file is passed over and the sums of another node are taken: every state found is the right one."""
+    config = config_of(**{"fault.parity": "2+2"})
+    left = on_ranks(4, lambda link: steps_of(link, config, tmp_path / "made", 30))[0][0]
+    shutil.rmtree(tmp_path / "made" / "epoch-000001" / "node-1")
+    rng = np.random.default_rng(8)
+    for file in sorted((tmp_path / "made").glob("epoch-*/node-2/*/*")):
+        good = file.read_bytes()
+        for at in rng.choice(np.flatnonzero(np.frombuffer(good, np.uint8)), 2):
+            root = tmp_path / "tried"
+            shutil.rmtree(root, ignore_errors=True)
+            shutil.copytree(tmp_path / "made", root)
+            bad = bytearray(good)
+            bad[at] ^= 1 << rng.integers(8)
+            (root / file.relative_to(tmp_path / "made")).write_bytes(bad)
+            for job, shield, meta, _ in on_ranks(1, lambda link, root=root: prepared(link, config, root)):
+                found = {path: block.data for path, block in resume.views(job).items() if "meter/" not in path}
+                assert meta["version"] == 30 and same(found, {path: left[path] for path in found}), file
+                shield.pulse.done()

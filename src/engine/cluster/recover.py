@@ -14,9 +14,19 @@ TIERS = ("in place", "relaunch", "file system")
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """Shards with parity over nodes: `ranks[node]` of a group, -1 where a node has none; `m` sums a stripe, held at `place`."""
+
+    ranks: tuple[int, ...]
+    m: int
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A copy of a shard somewhere: `role` own or copy, `holder` any name, `versions` step -> digest. `members`: where ranks
     commit each for itself, those whose state the newest version has: the rank's own and what it took over from the dead.
+    `lane`: of sums over the shards of several nodes (`role` parity), what they are of.
     """
 
     holder: str
@@ -26,16 +36,20 @@ class Held:
     role: str
     versions: Mapping[int, int]
     members: tuple[int, ...] = ()
+    lane: Lane | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Step `version` of `epoch`; `sources[shard]`: places in the list of copies that can give it, best first."""
+    """Step `version` of `epoch`; `sources[shard]`: places in the list of copies that can give it, best first. `sums`: places
+    of the parity of that step.
+    """
 
     epoch: int
     version: int
     shards: int
     sources: tuple[tuple[int, ...], ...]
+    sums: tuple[int, ...] = ()
 
 
 def interval_s(cost_s: float, mtbf_s: float) -> float:
@@ -66,6 +80,36 @@ def guards(nodes: Sequence[int], copies: int = 1) -> list[list[int]]:
     return found
 
 
+def lanes(nodes: Sequence[int], k: int, m: int) -> list[tuple[Lane, tuple[int, ...]]]:
+    """Which ranks have parity together, and the rank that holds the sums of each node.
+
+    The nodes are dealt to as many groups as have at least `k` + `m` of them; rank j of each node of a group is in its lane j.
+    Fewer nodes make one group, of at most `m` that may be lost; a lone node has no parity.
+    """
+    names = sorted(set(nodes))
+    count = max(1, len(names) // (k + m))
+    members = {name: [r for r, node in enumerate(nodes) if node == name] for name in names}
+    found = []
+    for at in range(count):
+        group = names[at::count]
+        for seat in range(max(len(members[name]) for name in group) if len(group) > 1 else 0):
+            ranks = tuple(members[name][seat] if seat < len(members[name]) else -1 for name in group)
+            holders = tuple(members[name][seat % len(members[name])] for name in group)
+            found.append((Lane(ranks, min(m, len(group) - 1)), holders))
+    return found
+
+
+def covered(lane: Lane, shards: set[int], sums: set[int]) -> bool:
+    """Whether what is lost, `shards` and `sums` by node, can be made again: stripe s has its sums on the nodes from s on."""
+    nodes = len(lane.ranks)
+    for stripe in range(nodes):
+        holders = {(stripe + at) % nodes for at in range(lane.m)}
+        gone = len(shards - holders)
+        if gone and gone + len(sums & holders) > lane.m:
+            return False
+    return True
+
+
 def choose(copies: Sequence[Held], *, below: tuple[int, int] | None = None) -> Choice | None:
     """The newest step (epoch first) that every shard of one layout can give with one digest, or None.
 
@@ -80,23 +124,42 @@ def choose(copies: Sequence[Held], *, below: tuple[int, int] | None = None) -> C
             limit = below[1] if below is not None and epoch == below[0] else None
             found = _newest(mine, shards, limit)
             if found is not None:
-                version, sources = found
-                return Choice(epoch, version, shards, sources)
+                version, sources, sums = found
+                return Choice(epoch, version, shards, sources, sums)
     return None
 
 
 def _newest(
     mine: Iterable[tuple[int, Held]], shards: int, limit: int | None
-) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
+) -> tuple[int, tuple[tuple[int, ...], ...], tuple[int, ...]] | None:
     at: dict[tuple[int, int], dict[int, list[tuple[bool, int]]]] = {}
+    sums: dict[tuple[int, int], list[tuple[int, Lane]]] = {}
     for place, copy in mine:
         for version, digest in copy.versions.items():
-            if limit is None or version < limit:
-                at.setdefault((version, digest), {}).setdefault(copy.shard, []).append((copy.role != "own", place))
-    for (version, _), holders in sorted(at.items(), reverse=True):
-        if len(holders) == shards:
-            return version, tuple(tuple(place for _, place in sorted(holders[shard])) for shard in range(shards))
+            if limit is not None and version >= limit:
+                continue
+            holders = at.setdefault((version, digest), {})
+            if copy.lane is None:
+                holders.setdefault(copy.shard, []).append((copy.role != "own", place))
+            else:
+                sums.setdefault((version, digest), []).append((place, copy.lane))
+    for (version, digest), holders in sorted(at.items(), reverse=True):
+        held = sums.get((version, digest), [])
+        if whole(shards, set(holders), [lane for _, lane in held]):
+            sources = tuple(tuple(place for _, place in sorted(holders.get(shard, ()))) for shard in range(shards))
+            return version, sources, tuple(place for place, _ in held)
     return None
+
+
+def whole(shards: int, have: set[int], sums: Sequence[Lane]) -> bool:
+    """Whether every shard is there or can be made again from the others and these sums."""
+    missing = set(range(shards)) - have
+    for lane in {(lane.ranks, lane.m): lane for lane in sums}.values():
+        lost = {node for node, rank in enumerate(lane.ranks) if rank in missing}
+        left = {other.place for other in sums if other.ranks == lane.ranks}
+        if lost and covered(lane, lost, set(range(len(lane.ranks))) - left):
+            missing -= set(lane.ranks)
+    return not missing
 
 
 def newest(copies: Sequence[Held]) -> list[int] | None:

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Small hot calls over rows: the owner of one key."""
 from libc.string cimport memcpy
-from libc.stdint cimport int16_t, int32_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 
 ctypedef fused Rank:
     int16_t
@@ -62,3 +62,91 @@ def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows
                 memcpy(&block[at], &data[i * width], width)
             for chunk in range((start + at) >> shift, ((start + at + width - 1) >> shift) + 1):
                 dirty[chunk] = 1
+
+
+def turn(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data, unsigned int parts,
+         uint32_t[::1] places, unsigned char[::1] change, int64_t[::1] ends):
+    """Rows of `width` bytes of `block` become `data`; what each was xor what it is goes to `change`, grouped by part.
+
+    Row r is row r // parts (`places`) of part r % parts, whose rows end at `ends[part]`.
+    """
+    cdef Py_ssize_t i, b, at, n = rows.shape[0]
+    cdef Py_ssize_t total = block.shape[0] // width if width else 0
+    cdef unsigned int part
+    cdef unsigned char* old
+    cdef unsigned char* to
+    cdef const unsigned char* new
+    if (not parts or ends.shape[0] != parts or places.shape[0] != n or data.shape[0] != n * width
+            or change.shape[0] != data.shape[0]):
+        raise ValueError(f"turn: {n} rows of {width} bytes, {data.shape[0]} bytes, {parts} parts")
+    with nogil:
+        for part in range(parts):
+            ends[part] = 0
+        for i in range(n):
+            if rows[i] >= total:
+                with gil:
+                    raise IndexError(f"turn: row {rows[i]} of {total}")
+            ends[rows[i] % parts] += 1
+        at = 0
+        for part in range(parts):
+            b = ends[part]
+            ends[part] = at
+            at += b
+        for i in range(n):
+            part = rows[i] % parts
+            at = ends[part]
+            ends[part] = at + 1
+            places[at] = rows[i] // parts
+            old, new, to = &block[rows[i] * <Py_ssize_t>width], &data[i * width], &change[at * width]
+            for b in range(width):
+                to[b] = old[b] ^ new[b]
+            memcpy(old, new, width)
+
+
+def mix(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data,
+        const unsigned char[::1] products, unsigned char[::1] mark):
+    """Rows of `width` bytes of `block` are xored with `products[byte]` of the bytes of `data`, and marked."""
+    cdef Py_ssize_t i, b, n = rows.shape[0]
+    cdef Py_ssize_t total = block.shape[0] // width if width else 0
+    cdef unsigned char* to
+    cdef const unsigned char* new
+    cdef bint plain = products[1] == 1
+    if data.shape[0] != n * width or products.shape[0] != 256 or mark.shape[0] != total:
+        raise ValueError(f"mix: {n} rows of {width} bytes, {data.shape[0]} bytes, {mark.shape[0]} marks of {total} rows")
+    with nogil:
+        for i in range(n):
+            if rows[i] >= total:
+                with gil:
+                    raise IndexError(f"mix: row {rows[i]} of {total}")
+            to, new = &block[rows[i] * <Py_ssize_t>width], &data[i * width]
+            if plain:
+                for b in range(width):
+                    to[b] ^= new[b]
+            else:
+                for b in range(width):
+                    to[b] ^= products[new[b]]
+            mark[rows[i]] = 1
+
+
+def lay(unsigned char[:, :] to, const unsigned char[:, :] of):
+    """The rows of `of`, bytes side by side, over those of `to`; either may be some columns of wider rows."""
+    cdef Py_ssize_t i, n = of.shape[0], width = of.shape[1]
+    cdef Py_ssize_t there = to.strides[0], here = of.strides[0]
+    cdef unsigned char* a
+    cdef const unsigned char* b
+    if to.shape[0] != n or to.shape[1] != width or (width > 1 and (to.strides[1] != 1 or of.strides[1] != 1)):
+        raise ValueError(f"lay: {n} rows of {width} bytes over {to.shape[0]} of {to.shape[1]}, or bytes apart")
+    if not n or not width:
+        return
+    a, b = &to[0, 0], &of[0, 0]
+    with nogil:
+        if width == 12:  # the rows of a linear model
+            for i in range(n):
+                memcpy(a, b, 12)
+                a += there
+                b += here
+        else:
+            for i in range(n):
+                memcpy(a, b, width)
+                a += there
+                b += here

@@ -1,7 +1,8 @@
 """Named crash points for tests and for the bench: `ENGINE_CRASH=point:rank:count[:attempt[:action]]`, several with commas.
 
 The rank kills itself the count-th time it passes the point in that attempt (default 0); `action`: kill (SIGKILL), wipe
-(its node's memory is lost too), stop (SIGSTOP), exit (status 3), raise. Without the variable a point costs one comparison.
+(its node's memory is lost too; `wipe:2:5`: that of nodes 2 and 5 with it), stop (SIGSTOP), exit (status 3), raise. Without the
+variable a point costs one comparison.
 """
 from __future__ import annotations
 
@@ -28,19 +29,20 @@ def _consider(name: str) -> None:
     for word in _asked.split(","):
         where, rank, count, *rest = [*word.split(":"), *["0", "kill"][len(word.split(":")) - 3:]]
         if (where, int(rank), int(count), int(rest[0])) == (name, _rank(), _passed[name], attempt):
-            _act(rest[1])
+            _act(rest[1], rest[2:])
 
 
 def _rank() -> int:
     return next((int(os.environ[name]) for name in RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
-def _act(action: str) -> None:
+def _act(action: str, nodes: list[str]) -> None:
     if mark := os.environ.get("ENGINE_CRASH_MARK"):  # when it happened, for the bench
         with open(mark, "a") as file:
             file.write(f"{time.time()!r}\n")
     if action == "wipe" and node_folder:
-        shutil.rmtree(node_folder, ignore_errors=True)
+        for folder in (node_folder, *(os.path.join(os.path.dirname(node_folder), f"node-{node}") for node in nodes)):
+            shutil.rmtree(folder, ignore_errors=True)
     if action == "exit":
         os._exit(3)
     if action == "raise":

@@ -1,34 +1,45 @@
-"""Parity of images over nodes: k + m nodes, each with data of its own, any m of them may be lost.
+"""Parity of shards over nodes: k + m nodes, each with a shard of its own, any m of them may be lost.
 
-    node i has its image in k equal blocks; stripe s of the k + m stripes has its parity on the m nodes from s on and one data
-    block of each of the others, so that every node holds data and parity alike (as RAID 6 turns its parity round)
+    node i has its rows in k parts (row r in part r % k); stripe s of the k + m stripes has its parity on the m nodes from s on
+    and one part of each of the others, so that every node holds data and parity alike (as RAID 6 turns its parity round)
 
-    put together:  encode -> each node's m parity blocks        changed: update with old ^ new, never read again
-                   repair -> the images of lost nodes, from any k blocks of each stripe
+    Shadow    a node's own rows as of the last step: what a record changes, as old ^ new, for each node that sums it
+    Sums      what a node holds for the others: sums over GF(2^8) of their parts, brought forward by those changes
+    rebuilt   the shards of lost nodes, from any k of the k + m blocks of each stripe
 
-Blocks are as long as the longest image needs; what a shorter one lacks counts as zeros.
+Blocks of every name are summed apart, rows of one width by rows of the same width; what a shorter part lacks counts as zeros,
+so that a block may grow at any step.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from ..codec.erasure import erasure_encode, erasure_repair, erasure_update
+from ..codec.erasure import erasure_matrix, erasure_repair
+from ..codec.frame import numpy_dtype
 from ..errors import StoreError
-from ..types import Array
+from ..kernels import _native
+from ..kernels.plain.parity import product
+from ..kernels.rows import mix, turn
+from ..types import Array, Block, State
+from .record import Change
 
-ALIGN = 64
+Layout = dict[str, list[Any]]  # path -> dtype, shape, columns, width of its rows in the sums, name there
+SPARE = 1.25  # sums grow by more than is asked for, because they are kept whole when they do
 
 
 class Stripes:
-    """The layout of one group of `k + m` nodes whose longest image is `size` bytes."""
+    """Which node holds what, in a group of `k + m` nodes."""
 
-    def __init__(self, k: int, m: int, size: int) -> None:
+    def __init__(self, k: int, m: int) -> None:
         if k < 1 or m < 1 or k + m > 256:
             raise ValueError(f"parity: expected k, m >= 1 and k + m <= 256, found {k} + {m}")
         self.k, self.m, self.nodes = k, m, k + m
-        self.block = max(ALIGN, -(-size // (k * ALIGN)) * ALIGN)
+        self.matrix = erasure_matrix(k, m)
 
     def holders(self, stripe: int) -> list[int]:
         """Nodes that hold the parity of a stripe, in order of the parity blocks."""
@@ -40,56 +51,206 @@ class Stripes:
         return [(first + i) % self.nodes for i in range(self.k)]
 
     def part(self, node: int, stripe: int) -> int | None:
-        """Which of its k blocks a node has in this stripe; None where it holds parity there."""
+        """Which of its k parts a node has in this stripe; None where it holds parity there."""
         turn = (stripe - node - 1) % self.nodes
         return turn if turn < self.k else None
 
-    def blocks(self, image: Array) -> list[Array]:
-        """The k blocks of an image, uint8; the last padded with zeros."""
-        whole = np.zeros(self.k * self.block, np.uint8)
-        whole[: len(image)] = image
-        return list(whole.reshape(self.k, self.block))
+    def stripe(self, node: int, part: int) -> int:
+        """The stripe that holds this part of a node."""
+        return (node + 1 + part) % self.nodes
 
-    def encode(self, images: Sequence[Array]) -> list[dict[int, Array]]:
-        """Of every node, its parity blocks by stripe; what each would compute from the blocks sent to it."""
-        cut = [self.blocks(image) for image in images]
-        kept: list[dict[int, Array]] = [{} for _ in range(self.nodes)]
-        for stripe in range(self.nodes):
-            data = [cut[node][part] for node in self.members(stripe) if (part := self.part(node, stripe)) is not None]
-            for holder, block in zip(self.holders(stripe), erasure_encode(data, self.m), strict=True):
-                kept[holder][stripe] = block
-        return kept
 
-    def update(self, kept: Sequence[Mapping[int, Array]], node: int, at: int, change: Array) -> None:
-        """Brings parity up to date with a change of a node's image: `change` = old ^ new of its bytes from `at` on."""
-        end = at + len(change)
-        for part in range(at // self.block, -(-end // self.block)):
-            low, high = max(at, part * self.block), min(end, (part + 1) * self.block)
-            stripe = next(s for s in range(self.nodes) if self.part(node, s) == part)
-            parity = [kept[holder][stripe] for holder in self.holders(stripe)]
-            erasure_update(parity, self.k, self.members(stripe).index(node), change[low - at : high - at],
-                           start=low - part * self.block)
+class Shadow:
+    """The rows of one node's shard as of the last step. `layout`: what each block is; `fresh`: paths whose layout is new."""
 
-    def repair(self, images: Sequence[Array | None], kept: Sequence[Mapping[int, Array] | None],
-               sizes: Sequence[int]) -> list[Array]:
-        """All images, from those that are left and the parity of the nodes that are left; StoreError where too few are."""
-        lost = [node for node, image in enumerate(images) if image is None]
-        cut = [None if image is None else self.blocks(image) for image in images]
-        made = {node: np.zeros(self.k * self.block, np.uint8) for node in lost}
-        for stripe in range(self.nodes):
-            members = self.members(stripe)
-            blocks: list[Array | None] = []
-            for node in members:
-                mine, part = cut[node], self.part(node, stripe)
-                blocks.append(None if mine is None or part is None else mine[part])
-            for holder in self.holders(stripe):
-                theirs = kept[holder]
-                blocks.append(None if theirs is None else theirs.get(stripe))
-            if sum(block is not None for block in blocks) < self.k:
-                raise StoreError(f"parity: {len(lost)} of {self.nodes} nodes are lost, {self.k} + {self.m} covers {self.m}",
-                                 where=f"stripe {stripe}", fix="resume from the last checkpoint")
-            whole = erasure_repair(blocks, self.k)
-            for place, node in enumerate(members):
-                if node in made and (part := self.part(node, stripe)) is not None:
-                    made[node][part * self.block : (part + 1) * self.block] = whole[place]
-        return [made[node][: sizes[node]] if image is None else image for node, image in enumerate(images)]
+    def __init__(self, stripes: Stripes, node: int) -> None:
+        self.stripes, self.node = stripes, node
+        self.layout: Layout = {}
+        self.fresh: set[str] = set()
+        self._rows: dict[str, Array] = {}  # path -> uint8 (rows, width)
+
+    def take(self, change: Change) -> dict[int, list[Change]]:
+        """The rows become those of `change`; what changed, as old ^ new, for each node that sums it."""
+        data = np.ascontiguousarray(change.data)
+        if change.rows is None:
+            self._enter(change)
+            parts = self._whole(change.path, _bytes_of(data))
+        elif data.nbytes != len(change.rows) * self.layout[change.path][3]:  # its rows have another width than at first
+            each = data.nbytes // len(data)
+            fresh = np.array(self._rows[change.path].reshape(-1)[: change.total * each]).reshape(-1, each)
+            fresh[change.rows] = _bytes_of(data).reshape(-1, each)
+            parts = self._whole(change.path, _bytes_of(fresh))
+        else:
+            old, k = self._rows[change.path], self.stripes.k
+            at = np.ascontiguousarray(change.rows, np.uint32)
+            places, turned, ends = np.empty_like(at), np.empty((len(at), old.shape[1]), np.uint8), np.empty(k, np.int64)
+            turn(old.reshape(-1), old.shape[1], at, _bytes_of(data), k, places, turned.reshape(-1), ends)
+            parts = [(places[low:high], turned[low:high], -(-(len(old) - part) // k))
+                     for part, (low, high) in enumerate(pairwise([0, *ends.tolist()]))]
+        found: dict[int, list[Change]] = {}
+        _, _, _, width, name = self.layout[change.path]
+        for part, (rows, delta, total) in enumerate(parts):
+            if len(delta):
+                stripe = self.stripes.stripe(self.node, part)
+                piece = Change(f"{stripe:03d}/{width}/{name}", rows, delta, total)
+                for holder in self.stripes.holders(stripe):
+                    found.setdefault(holder, []).append(piece)
+        return found
+
+    def _enter(self, change: Change) -> None:
+        """A block's layout; its width and its name stay as they were first."""
+        known, data = self.layout.get(change.path), change.data
+        if known is None:
+            name = re.sub(r"/\d{6}/", "/", change.path)  # without the rank: the same on every node
+            taken = {entry[4] for entry in self.layout.values()}
+            each = data.nbytes // len(data) if data.ndim and len(data) else data.itemsize
+            known = ["", [], [], max(1, each), change.path if name in taken else name]
+        about = [data.dtype.name, list(data.shape), [list(c) for c in change.columns], *known[3:]]
+        if about != known:
+            self.layout[change.path] = about
+            self.fresh.add(change.path)
+
+    def _whole(self, path: str, data: Array) -> list[tuple[Array | None, Array, int]]:
+        """All rows of a block anew, which may have grown or shrunk: of each part what differs."""
+        width, k = self.layout[path][3], self.stripes.k
+        old = self._rows.get(path, np.empty((0, width), np.uint8))
+        new = _padded(data, max(len(old), -(-len(data) // width)) * width).reshape(-1, width)
+        turned = np.array(new)
+        turned[: len(old)] ^= old
+        self._rows[path] = np.array(new)
+        return [_differing(np.ascontiguousarray(turned[part::k])) for part in range(k)]
+
+
+class Sums:
+    """The sums that one node holds. `state`: a block a stripe and name, uint8 `(rows, width)`."""
+
+    def __init__(self, stripes: Stripes, node: int) -> None:
+        self.stripes, self.node = stripes, node
+        self.state: State = {}
+        self._marks: dict[str, Array] = {}
+        self._grown: set[str] = set()
+        self._products: dict[int, Array] = {}
+
+    def add(self, node: int, changes: Sequence[Change]) -> None:
+        """What `node` changed; each change once."""
+        for change in changes:
+            stripe = int(change.path[:3])
+            row, column = self.stripes.holders(stripe).index(self.node), self.stripes.members(stripe).index(node)
+            factor = int(self.stripes.matrix[row, column])
+            data, mark = self._room(change.path, change.total, change.data.shape[1])
+            if change.rows is None:
+                _native.parity_dot(np.array([[factor]], np.uint8), [_bytes_of(change.data)],
+                                   [data[: len(change.data)].reshape(-1)], True)
+                self._grown.add(change.path)
+                continue
+            mix(data.reshape(-1), data.shape[1], np.ascontiguousarray(change.rows, np.uint32), _bytes_of(change.data),
+                self._product(factor), mark)
+
+    def changes(self) -> tuple[Change, ...]:
+        """The rows that have changed since the last call, as they are now."""
+        found = []
+        for path, mark in self._marks.items():
+            data = self.state[path].data
+            if path in self._grown:
+                found.append(Change(path, None, data.copy(), len(data)))
+            elif len(rows := np.flatnonzero(mark).astype(np.uint32)):
+                found.append(Change(path, rows, data[rows], len(data)))
+            else:
+                continue
+            mark[:] = 0
+        self._grown.clear()
+        return tuple(found)
+
+    def _room(self, path: str, rows: int, width: int) -> tuple[Array, Array]:
+        block = self.state.get(path)
+        if block is None or len(block.data) < rows:
+            rows = rows if block is None else int(SPARE * rows) + 1
+            data, mark = np.zeros((rows, width), np.uint8), np.zeros(rows, np.uint8)
+            if block is not None:
+                data[: len(block.data)] = block.data
+            self.state[path], self._marks[path] = Block(data), mark
+            self._grown.add(path)
+        return self.state[path].data, self._marks[path]
+
+    def _product(self, factor: int) -> Array:
+        if factor not in self._products:
+            self._products[factor] = product(np.arange(256, dtype=np.uint8), np.uint8(factor))  # type: ignore[arg-type]
+        return self._products[factor]
+
+
+def rebuilt(stripes: Stripes, shards: Mapping[int, State], layouts: Mapping[int, Layout],
+            sums: Mapping[int, State]) -> dict[int, State]:
+    """The shards that are lost, bit for bit: of the nodes in `layouts` that are not in `shards`. A node in neither has none.
+
+    StoreError where too little is left.
+    """
+    cut = {node: _cut(stripes, node, state, layouts[node]) for node, state in shards.items()}
+    parts: dict[int, dict[str, Array]] = {node: {} for node in layouts if node not in shards}
+    for stripe in range(stripes.nodes):
+        gone = sum(node in parts for node in stripes.members(stripe))
+        if gone and gone + sum(node not in sums for node in stripes.holders(stripe)) > stripes.m:
+            raise StoreError(f"parity {stripes.k} + {stripes.m} covers {stripes.m} nodes: the shards of {len(parts)} and "
+                             f"the sums of {stripes.nodes - len(sums)} are lost",
+                             where=f"stripe {stripe}", fix="resume from the last checkpoint")
+    for key in sorted({path for held in sums.values() for path in held}):
+        stripe, width = int(key[:3]), int(key.split("/")[1])
+        none = np.empty((0, width), np.uint8)
+        blocks = [None if node in parts else cut.get(node, {}).get(key, none) for node in stripes.members(stripe)]
+        for node in stripes.holders(stripe):
+            held = sums.get(node)
+            blocks.append(None if held is None else held[key].data if key in held else none)
+        rows = max(len(block) for block in blocks if block is not None)
+        whole = erasure_repair([None if block is None else _padded(block, rows) for block in blocks], stripes.k)
+        for place, node in enumerate(stripes.members(stripe)):
+            if node in parts:
+                parts[node][key] = whole[place].reshape(rows, width)
+    return {node: _joined(stripes, node, found, layouts[node]) for node, found in parts.items()}
+
+
+def _cut(stripes: Stripes, node: int, state: State, layout: Layout) -> dict[str, Array]:
+    """A shard's parts by their names in the sums."""
+    found = {}
+    for path, block in state.items():
+        width, name = layout[path][3:]
+        data = _bytes_of(block.data)
+        rows = _padded(data, -(-len(data) // width) * width).reshape(-1, width)
+        for part in range(stripes.k):
+            found[f"{stripes.stripe(node, part):03d}/{width}/{name}"] = rows[part :: stripes.k]
+    return found
+
+
+def _joined(stripes: Stripes, node: int, parts: Mapping[str, Array], layout: Layout) -> State:
+    """The shard of these parts."""
+    state: State = {}
+    for path, (dtype, shape, columns, width, name) in layout.items():
+        kind = numpy_dtype(dtype)
+        size = kind.itemsize * int(np.prod(shape, dtype=object))
+        whole = np.zeros((-(-size // width), width), np.uint8)
+        for part in range(stripes.k):
+            made = parts.get(f"{stripes.stripe(node, part):03d}/{width}/{name}", whole[:0])
+            rows = whole[part :: stripes.k][: len(made)]  # rows that no node has ever had other than zero are in no sum
+            rows[:] = made[: len(rows)]
+        data = whole.reshape(-1)[:size].view(kind).reshape(shape)
+        state[path] = Block(data, tuple((column, merge) for column, merge in columns))
+    return state
+
+
+def _differing(part: Array) -> tuple[Array | None, Array, int]:
+    """Rows of a part that are not zero; all of them where that is shorter."""
+    rows = np.flatnonzero(part.any(1)).astype(np.uint32)
+    if len(rows) * 2 > len(part):
+        return None, part, len(part)
+    return rows, part[rows], len(part)
+
+
+def _padded(data: Array, size: int) -> Array:
+    """`data`, contiguous, with zeros behind it up to `size` rows."""
+    if len(data) == size:
+        return np.ascontiguousarray(data)
+    whole = np.zeros((size, *data.shape[1:]), np.uint8)
+    whole[: len(data)] = data
+    return whole
+
+
+def _bytes_of(data: Array) -> Array:
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8)

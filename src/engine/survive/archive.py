@@ -25,6 +25,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     """`engine run --supervise -n N VERB …`, or around a launcher's own line: `engine run --supervise -- mpirun …`."""
     from engine.cluster.health import Limits
     from engine.launch import command
+    from engine.survive.partner import code_of
     from engine.survive.supervise import Plan, foreign, name_of, run
 
     if not rest:
@@ -47,6 +48,7 @@ def supervised(args: argparse.Namespace, rest: list[str], verbs: Mapping[str, An
     if config.time.column or config.time.id or config.time.window:
         raise ConfigError("engine run --supervise: node memory holds no ids, held rows and windows, found settings of [time]",
                           fix="engine run with --checkpoint and --every, and --resume after a loss")
+    code_of(config)
     limits = Limits(config.fault.frozen, config.fault.hung)
     where = config.checkpoint.dir
     mend = args.on_loss == "shrink" and config.fault.inplace

@@ -28,7 +28,7 @@ import numpy as np
 from engine import job as jobs
 from engine import loop, resume
 from engine.cluster.health import Limits
-from engine.cluster.recover import Choice, Held, choose, guards
+from engine.cluster.recover import Choice, Held, choose
 from engine.config import Config
 from engine.crew import Crew
 from engine.errors import EngineError, PeerError, StoreError
@@ -40,6 +40,7 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record
+from engine.survive import live, partner
 from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.parts import assembled, digest, removed
@@ -121,10 +122,11 @@ class Protection:
         self.ring = self._ringed(hosts)
         if hasattr(link, "alarm"):
             link.alarm = self.why
-        self.guards = guards(self.nodes, config.fault.copies)
+        again = self.epoch > 1 or os.environ.get("ENGINE_ATTEMPT", "0") != "0"
+        self.partner = partner.made(config, link, self.nodes, self.folder, again=again)
         self.notes: list[str] = []
         self._own: Keeper | None = None
-        self._copies: dict[int, Keeper] = {}
+        self._alive: State = {}  # what needs not be read in a recovery in place
         self._seen: State = {}
         self._rows: dict[str, int] = {}
         self._wide: dict[str, list[int]] = {}
@@ -161,6 +163,11 @@ class Protection:
         return self.pulse.why() or (self.ring.why() if self.ring is not None else "")
 
     @property
+    def at(self) -> live.Stand:
+        """Epoch, step and digest of the last step kept here."""
+        return self.epoch, self._own.version if self._own else -1, self._digest
+
+    @property
     def leads(self) -> bool:
         """Whether this rank is the first of its host."""
         return self.link.rank == self.locals[0]
@@ -178,12 +185,13 @@ class Protection:
         began = time.monotonic()
         mine = [Copy(path) for path in self._found()]
         held = [Held(f"{self.host}:{copy.folder}", copy.epoch, copy.shard, copy.shards,
-                     copy.folder.name.partition("-")[0], copy.versions, tuple(copy.meta.get("apart", {}).get("members", ())))
+                     copy.folder.name.partition("-")[0], copy.versions, tuple(copy.meta.get("apart", {}).get("members", ())),
+                     partner.lane_of(copy))
                 for copy in mine if copy.versions]
         self.notes += [problem for copy in mine for problem in copy.problems]
-        by_rank = _all(self.link, held, "copies in memory")
-        known = [copy for part in by_rank for copy in part]
-        holder = [rank for rank, part in enumerate(by_rank) for _ in part]
+        by_rank = _all(self.link, (held, getattr(job.team, "stand", None)), "copies in memory")
+        known = [copy for part, _ in by_rank for copy in part]
+        holder = [rank for rank, (part, _) in enumerate(by_rank) for _ in part]
         surveyed = time.monotonic()
         if any(copy.members for copy in known):
             from engine.survive.apart import recalled
@@ -198,7 +206,11 @@ class Protection:
                     raise Incomplete(f"node memory holds {len(known)} copies but no step of every shard",
                                      where=str(self.root), fix="resume from the last checkpoint")
                 return None
+            self._alive = live.held(job, [stand for _, stand in by_rank], choice, known)
             parts = self._load(choice, known, holder, mine)
+            if parts is None and self._alive:
+                self._alive = {}
+                parts = self._load(choice, known, holder, mine)
             if parts is not None:
                 break
             below = (choice.epoch, choice.version)
@@ -206,14 +218,14 @@ class Protection:
         check_match(parts[0][2], resume.matching(self.config, schema), str(self.root))
         room: State = getattr(job.team.models[0], "room", dict)() if isinstance(job.team, loop.Team) else {}
         state, meta = assembled(parts, choice.shards, room)
-        resume.adopt(job, state, meta)
+        resume.adopt(job, {**state, **self._alive}, meta)
         check_canary(meta, job)
         return self._recovered(meta, choice.version, began, surveyed)
 
     def _recovered(self, meta: dict[str, Any], version: int, began: float, surveyed: float) -> dict[str, Any]:
         self._told = False
         if self.link.rank == 0:
-            audit("recovered", step=version, epoch=self.epoch, rows=meta["clock"][1])
+            audit("recovered", step=version, epoch=self.epoch, rows=meta["clock"][1], kept=sorted(self._alive))
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
         return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": version}
 
@@ -229,6 +241,7 @@ class Protection:
         """Every shard at the chosen step, on every rank; None where a shard is damaged in all of its copies (collective)."""
         by_name = {f"{self.host}:{copy.folder}": copy for copy in mine}
         loaded: dict[int, tuple[State, dict[str, Any]]] = {}
+        read: list[Copy] = []
         single = len(self.locals) == self.link.size
         for attempt in range(max(len(places) for places in choice.sources)):
             for shard, places in enumerate(choice.sources):
@@ -241,7 +254,8 @@ class Protection:
                 names = [known[place].holder for place in places if place != places[attempt]]
                 others = [by_name[name].folder for name in names if name in by_name]
                 try:
-                    loaded[shard] = copy.state_at(choice.version, others)
+                    loaded[shard] = copy.state_at(choice.version, others, self._alive.keys())
+                    read.append(copy)
                 except EngineError as error:
                     self.notes.append(f"{copy.folder}: {error.message}")
                 self.notes += [p for p in copy.problems if p not in self.notes]
@@ -250,14 +264,16 @@ class Protection:
             have = self.link.vote(np.array([shard in loaded for shard in range(choice.shards)]), name="loaded shards").any(0)
             if have.all():
                 break
-        else:
+        if not single:
+            every = _all(self.link, loaded, "shards from memory")
+            loaded = {shard: found for part in every for shard, found in part.items()}
+        if self._alive and (not live.confirmed(self.link, self._alive, read, choice.version, self.notes)
+                            or len(loaded) < choice.shards):
             return None
-        if single:
-            return [(shard, *loaded[shard]) for shard in range(choice.shards)]
-        packed = np.frombuffer(pickle.dumps([(s, *found) for s, found in loaded.items()], protocol=5), np.uint8)
-        whole = self.link.allgather(packed, name="shards from memory") if self.link.size > 1 else [packed]
-        parts = {s: (s, state, meta) for data in whole for s, state, meta in pickle.loads(data.tobytes())}
-        return [parts[shard] for shard in range(choice.shards)]
+        if len(loaded) < choice.shards:
+            here = {place for place in choice.sums if single or holder[place] == self.link.rank}
+            loaded |= partner.remade(None if single else self.link, choice, known, here, loaded, self.notes)
+        return [(shard, *loaded[shard]) for shard in range(choice.shards)] if len(loaded) == choice.shards else None
 
     # --- protection
 
@@ -276,9 +292,8 @@ class Protection:
         self._digest = step & DIGEST
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.link.rank, "own", state, record), "images")
-        for ward, data in self._relayed(self._own.raw, "images to guards") if any(self.guards) else ():
-            self._copies[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.config.fault.seal)
-            keeper.begin_copy(data)
+        if self.partner is not None:
+            self.partner.begin(self._own, state, record, self._alive)
         self.link.barrier(name="images")
         crash.point("began")
         self._began = self._committed = step
@@ -295,7 +310,13 @@ class Protection:
         """Digest of the last step, kept here and at the guards; and whether the journal is long."""
         crash.point("learned")
         self._written()
-        return [float(self._digest), float(self._own is not None and self._own.due), self.flush.pledge() if self.flush else 0.0]
+        long = self._own is not None and (self._own.due or any(keeper.due for keeper in self.beside))
+        return [float(self._digest), float(long), self.flush.pledge() if self.flush else 0.0]
+
+    @property
+    def beside(self) -> list[Keeper]:
+        """What this rank holds for others."""
+        return [] if self.partner is None else self.partner.keepers
 
     def heard(self, table: Array) -> None:
         """The last step is committed where all digests agree; PeerError on every rank where they do not."""
@@ -313,8 +334,9 @@ class Protection:
         self.pulse.step(self._committed)
         crash.point("voted")
         if table[:, 1].any():
-            for keeper in (self._own, *self._copies.values()):
-                self._later(keeper.seal)
+            for keeper in (self._own, *self.beside):
+                if keeper.due or not self.config.fault.parity:  # sums are as long as a part of a shard: theirs are due earlier
+                    self._later(keeper.seal)
         if self.flush is not None and self._job is not None:
             self.flush.heard(table[:, 2], self._job)
 
@@ -356,14 +378,16 @@ class Protection:
         if self.flush is not None:
             self.flush.mark(record)
         crash.point("own")
-        if any(self.guards):
-            packed = np.concatenate([np.frombuffer(part, np.uint8) for part in frame])
-            for ward, data in self._relayed(packed, "records to guards"):
-                self._later(self._copies[ward].take, data)
+        self._guard(record, frame)
         crash.point("kept")
         if isinstance(job.team, Crew) and self.link.size > 1:
             self.link.barrier(name="step kept")  # ranks that share one memory must not learn into what is being read
         job.counts.add("protect_s", time.perf_counter() - began)
+
+    def _guard(self, record: Record, frame: Sequence[memoryview]) -> None:
+        """The step to the other nodes that keep it (collective); what comes from others is kept while the next is learned."""
+        for act in () if self.partner is None else self.partner.step(record, frame):
+            self._later(act)
 
     def whole_digest(self, job: loop.Job) -> int:
         """A digest of what all ranks hold alike: equal where they do, bit for bit."""
@@ -377,7 +401,7 @@ class Protection:
         self.pulse.done()
         if self.ring is not None:
             self.ring.close()
-        for keeper in (self._own, *self._copies.values()):
+        for keeper in (self._own, *self.beside):
             if keeper is not None:
                 keeper.close()
         if done:
@@ -387,21 +411,6 @@ class Protection:
                 Path(marker).write_text(json.dumps({"epoch": self.epoch, "step": self._committed}))
             if self.leads:
                 shutil.rmtree(self.root, ignore_errors=True)
-
-    def _relayed(self, data: Array, name: str) -> list[tuple[int, Array]]:
-        """`data` to each guard of this rank; (ward, what it sent) of each ward (collective)."""
-        found: list[tuple[int, Array]] = []
-        for turn in range(max(map(len, self.guards), default=0)):
-            wards = [r for r, chosen in enumerate(self.guards) if len(chosen) > turn and chosen[turn] == self.link.rank]
-            parts = [np.empty(0, np.uint8)] * self.link.size
-            if sorted(g[turn] for g in self.guards) == list(range(self.link.size)):
-                target = self.guards[self.link.rank][turn]
-                found.append((wards[0], self.link.relay(data, target=target, source=wards[0], name=name)))
-                continue
-            parts[self.guards[self.link.rank][turn]] = data  # uneven nodes: some guard several, some none
-            theirs = self.link.alltoall(parts, name=name)
-            found += [(ward, theirs[ward]) for ward in wards]
-        return found
 
     def _shard(self, job: loop.Job) -> State:
         """This rank's share of the job's state, views where the model gives them; notes the shapes of wide blocks."""
@@ -421,7 +430,7 @@ class Protection:
 
     def _changes(self, job: loop.Job) -> list[Change]:
         """Rows that differ from the step before: as the exchange names them, else found by comparison."""
-        hinted, found = _hints(job), []
+        hinted, found = live.hints(job), []
         for path, block in self._shard(job).items():
             data = block.data
             if path in hinted:
@@ -482,11 +491,3 @@ def _all(link: Link, value: Any, name: str) -> list[Any]:
 
 def _epoch_of(path: Path) -> int:
     return int(path.name[6:]) if path.name[6:].isdigit() else 0
-
-
-def _hints(job: loop.Job) -> dict[str, Array]:
-    """Rows that the last exchange changed, by path, as far as the model can name them."""
-    if job.merged is None:
-        return {}
-    changed = getattr(job.team.models[0], "changed", None)
-    return {} if changed is None else dict(changed(job.merged))

@@ -12,13 +12,16 @@ every rank reaches at least the other one.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from engine import loop
 from engine.errors import ConfigError, PeerError
 from engine.modes.post import Post
+from engine.store.record import Record
 from engine.survive import protect
+from engine.survive.partner import Copies, packed
 from engine.types import Array, Schema, Update
 
 TAG = 130
@@ -51,7 +54,7 @@ class Rounds(protect.Protection):
         assert self._own is not None
         version = self._own.version
         self._post = Post(self.link, TAG, "records to guards")
-        self._wards = [r for r, chosen in enumerate(self.guards) if self.link.rank in chosen]
+        self._wards = [] if self._copies is None else self._copies.wards
         self._kept, self._came = 0, dict.fromkeys(self._wards, 0)
         self._reach = [-1] * self.link.size  # of each rank: the version that all copies it writes have reached
         self._digests = {version: self._digest}
@@ -60,7 +63,7 @@ class Rounds(protect.Protection):
     def said(self) -> list[float]:
         """For a letter: the version that all copies here have reached; the newest round, and its digest."""
         assert self._own is not None
-        reach = min([self._own.version, *(copy.version for copy in self._copies.values())])
+        reach = min([self._own.version, *(copy.version for copy in self.beside)])
         return [float(reach), float(self._own.version), float(self._digest)]
 
     def told(self, rank: int, said: Array) -> None:
@@ -95,7 +98,7 @@ class Rounds(protect.Protection):
                     protect.audit("committed", step=safe, epoch=self.epoch)
         self._digests = {v: digest for v, digest in self._digests.items() if v >= safe}
         self.pulse.step(self._committed)
-        for keeper in (self._own, *self._copies.values()):
+        for keeper in (self._own, *self.beside):
             if keeper.due and keeper.images[-1] <= safe:
                 self._later(keeper.seal)
 
@@ -109,19 +112,25 @@ class Rounds(protect.Protection):
         self._post.finish()
         self._post = None
 
-    def _relayed(self, data: Array, name: str) -> list[tuple[int, Array]]:
-        post = self._post
-        if post is None:
-            return super()._relayed(data, name)
+    @property
+    def _copies(self) -> Copies | None:
+        return self.partner if isinstance(self.partner, Copies) else None
+
+    def _guard(self, record: Record, frame: Sequence[memoryview]) -> None:
+        post, copies = self._post, self._copies
+        if post is None or copies is None:
+            super()._guard(record, frame)
+            return
         self._kept += 1
-        for guard in self.guards[self.link.rank]:
+        data = packed(frame)
+        for guard in copies.guards[self.link.rank]:
             post.waiting(guard)
             post.put(data, guard)
         for ward in self._wards:
             while self.link.probe(tag=TAG, source=ward) is not None:
                 self._take(ward)
-        return []
 
     def _take(self, ward: int) -> None:
+        assert self._copies is not None
         self._came[ward] += 1
-        self._later(self._copies[ward].take, self.link.take(ward, name="records to guards", tag=TAG))
+        self._later(self._copies.kept[ward].take, self.link.take(ward, name="records to guards", tag=TAG))
