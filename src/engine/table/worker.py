@@ -216,8 +216,10 @@ def hire(config: Config, link: Link, schema: Schema) -> Worker:
     shard = config.shard
     share = int((schema.width + 1) / link.size * SPARE) + 4096
     rows = int(min(share, shard.rows) / (2 * LOAD))
+    each = config.fault.ranks_per_node  # nodes that are told, for trying
     store = open_table(link, width=4 * classes, rows=rows, onesided=shard.onesided, service_mode=shard.service,
-                       slots_bits=shard.slots_bits, timeout_s=config.loop.stall_timeout)
+                       slots_bits=shard.slots_bits, timeout_s=config.loop.stall_timeout, combine=shard.combine,
+                       combine_op="merge", node=np.arange(link.size, dtype=np.int32) // each if each else None)
     return Worker(link, store, lambda keys: jobs.build(config, replace(schema, width=keys), tracked=True), schema.width)
 
 
