@@ -12,6 +12,7 @@ from engine.errors import StoreError
 from engine.models import sparse
 from engine.source import stream as streams
 from engine.source.live import Live, together
+from engine.source.schema import Plan
 from engine.store import checkpoint as store
 from engine.store import heal
 from engine.types import Block, Schema, State
@@ -76,7 +77,8 @@ def views(job: loop.Job) -> State:
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
     """What stays the same from step to step: model, input, configuration, number of ranks."""
     return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict(),
+            "text": job.text}
 
 
 def position(job: loop.Job) -> dict[str, Any] | None:
@@ -112,6 +114,9 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         return None
     rows = job.team.share(found.rows) if hasattr(job.team, "share") else None  # where no rank reads all of it
     state, meta = jobs.agreed(job.link, lambda: store.load(found, rows=rows, match=matching(config, schema)), "load checkpoint")
+    if meta.get("text") and job.text and (odd := Plan.read(meta["text"]).differs(Plan.read(job.text))):
+        raise StoreError(f"checkpoint is of other columns: {odd}", where=str(found.path),
+                         fix="name columns of words in data.categorical, of numbers in data.numeric; or give the same columns")
     adopt(job, state, meta)
     return {**meta, "problems": healed + found.problems, "path": str(found.path)}
 

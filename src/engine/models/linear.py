@@ -284,6 +284,12 @@ class Linear:
             values.append(np.array([[gone[1], 0, 0, 0, 0, 1]], np.float32))
         return Update(np.concatenate(keys), np.concatenate(values), float(gone[0]))
 
+    def drop(self) -> None:
+        """Back to the base: what was learned since is forgotten. ShardError where rows are not tracked."""
+        if not self.options["tracked"]:
+            raise ShardError("drop: this model does not track rows", fix="make it with tracked=True")
+        self.merge(Update(np.empty(0, np.uint32), np.empty((0, 6), np.float32), 0.0), 1)
+
     def merge(self, total: Update, ranks: int) -> None:
         """Back to the base, then `total` (the sum over `ranks` of their updates) by the merge rule: the new base."""
         if total.keys is None:
