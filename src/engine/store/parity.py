@@ -153,8 +153,8 @@ class Sums:
             data = self.state[path].data
             if path in self._grown:
                 found.append(Change(path, None, data.copy(), len(data)))
-            elif len(rows := np.flatnonzero(mark).astype(np.uint32)):
-                found.append(Change(path, rows, data[rows], len(data)))
+            elif len(rows := np.flatnonzero(mark.view(bool))):
+                found.append(Change(path, rows.astype(np.uint32), data.take(rows, axis=0), len(data)))
             else:
                 continue
             mark[:] = 0
