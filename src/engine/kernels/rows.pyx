@@ -73,6 +73,26 @@ def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows
                 dirty[chunk] = 1
 
 
+def gather(const unsigned char[::1] block, Py_ssize_t stride, Py_ssize_t width, const uint32_t[::1] rows,
+           unsigned char[::1] out):
+    """The first `width` bytes of rows `stride` bytes apart, one after another."""
+    cdef Py_ssize_t i, n = rows.shape[0]
+    cdef Py_ssize_t total = (block.shape[0] - width) // stride + 1 if stride > 0 and block.shape[0] >= width else 0
+    if out.shape[0] != n * width or width < 0:
+        raise ValueError(f"gather: {n} rows of {width} bytes into {out.shape[0]} bytes")
+    with nogil:
+        for i in range(n):
+            if rows[i] >= total:
+                with gil:
+                    raise IndexError(f"gather: row {rows[i]} of {total}")
+            if i + AHEAD < n:
+                prefetch(&block[0] + rows[i + AHEAD] * stride, 0, 3)
+            if width == 12:
+                memcpy(&out[i * 12], &block[rows[i] * stride], 12)
+            else:
+                memcpy(&out[i * width], &block[rows[i] * stride], width)
+
+
 cdef inline void merge(unsigned char* to, const unsigned char* a, const unsigned char* b, Py_ssize_t width) noexcept nogil:
     """to = a ^ b, eight bytes at a time."""
     cdef Py_ssize_t at = 0
