@@ -379,7 +379,7 @@ def parity(setting: Setting) -> Iterator[Row]:
         ours, theirs = (kept(4, 0.05, 40, set_) for set_ in (f"fault.parity={code}", f"fault.copies={copies}"))
         yield row(f"protect.parity {code}", 100 * ours["commit_s"] / 0.1, "% of 100 ms", f"{copies} copies",
                   100 * theirs["commit_s"] / 0.1, ours["commit_s"] / theirs["commit_s"],
-                  bars={"held_share": f"<= {1.1 * int(code[-1]) / int(code[0]) / copies:.2f}"},
+                  bars={"held_share": f"<= {1.25 * int(code[-1]) / int(code[0]) / copies:.2f}"},
                   held_share=ours["held"] / theirs["held"], held_mb=ours["held"] / 1e6, copies_held_mb=theirs["held"] / 1e6,
                   own_mb=ours["own"] / 1e6, shadow_mb=16 * 1.048576,
                   sent_mb=ours["sent"] / 1e6, copies_sent_mb=theirs["sent"] / 1e6,

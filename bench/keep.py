@@ -102,6 +102,9 @@ def main(megabytes: float, share: float, steps: int, folder: str, *settings: str
     if link.rank == 0:
         print(json.dumps(found))
         shutil.rmtree(Path(folder) / "memory", ignore_errors=True)
+    from mpi4py import MPI
+
+    MPI.Finalize()  # a launcher takes an end without it for a crash, and kills the others
 
 
 if __name__ == "__main__":

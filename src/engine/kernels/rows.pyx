@@ -162,14 +162,13 @@ def turn(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, c
 
 
 def mix(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data,
-        const unsigned char[::1] products, unsigned char[::1] mark):
-    """Rows of `width` bytes of `block` are xored with `products[byte]` of the bytes of `data`, and marked."""
-    cdef Py_ssize_t i, b, n = rows.shape[0]
+        unsigned char[::1] mark):
+    """Rows of `width` bytes of `block` are xored with those of `data`, and marked."""
+    cdef Py_ssize_t i, n = rows.shape[0]
     cdef Py_ssize_t total = block.shape[0] // width if width else 0
     cdef unsigned char* to
     cdef const unsigned char* new
-    cdef bint plain = products[1] == 1
-    if data.shape[0] != n * width or products.shape[0] != 256 or mark.shape[0] != total:
+    if data.shape[0] != n * width or mark.shape[0] != total:
         raise ValueError(f"mix: {n} rows of {width} bytes, {data.shape[0]} bytes, {mark.shape[0]} marks of {total} rows")
     with nogil:
         for i in range(n):
@@ -179,11 +178,8 @@ def mix(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, co
             if i + AHEAD < n:
                 prefetch(&block[0] + rows[i + AHEAD] * width, 1, 3)
             to, new = &block[rows[i] * width], &data[i * width]
-            if plain and width == 12:
+            if width == 12:
                 merge(to, to, new, 12)
-            elif plain:
-                merge(to, to, new, width)
             else:
-                for b in range(width):
-                    to[b] ^= products[new[b]]
+                merge(to, to, new, width)
             mark[rows[i]] = 1
