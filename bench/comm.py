@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,37 +202,52 @@ def paced(ranks: int, mode: str, work_s: Any, rounds: list[int], batch: Batch, *
     return found[0][1] / max(seconds for seconds, *_ in found), found[0][2]
 
 
+def bursts(count: int, ranks: int, lengths: tuple[int, ...]) -> set[tuple[int, int]]:
+    """(rank, round) that take 4 units: bursts of so many rounds, each of some rank, a fifth of the time of lock-step."""
+    rng, slow, at = np.random.default_rng(8), set[tuple[int, int]](), 10
+    while at < count:
+        rank, k = int(rng.integers(ranks)), int(rng.choice(lengths))
+        slow |= {(rank, at + i) for i in range(k)}
+        at += int(rng.integers(14 * k, 20 * k + 1))  # 4 k units of the 20 k that 17 k rounds take
+    return slow
+
+
+def ideal(count: int, ranks: int, slow: set[tuple[int, int]], bound: int) -> float:
+    """The rate that a bound on staleness leaves where messages and merges take no time: a rank begins round c once all have
+    ended round c - bound - 1."""
+    ended = np.zeros((ranks, count + 1))
+    for c in range(count):
+        gate = ended[:, c - bound].max() if c >= bound else 0.0
+        ended[:, c + 1] = np.maximum(ended[:, c], gate) + [4 if (r, c) in slow else 1 for r in range(ranks)]
+    return float(count / ended[:, count].max())
+
+
 @case("comm", "straggler")
 def straggler(setting: Setting) -> Iterator[Row]:
     """8 logical ranks, rounds of 20 ms (slept, so that cores are free); one is 4 x slower. Rates over the mode's own calm rate.
 
-    Bursts: a fifth of the time some one rank is in a burst of 3 clocks. For good: rank 3 always; rates are over the calm
-    rate by the sum of all ranks' speeds, 7.25 of 8. Modes are measured next to their calm run.
+    Bursts: a fifth of the time some one rank is in a burst of 3 clocks, or of 1 to 3. `ideal`: what the bound leaves where nothing
+    else costs. For good: rank 3 always; rates are over the calm rate by the sum of all ranks' speeds, 7.25 of 8. Modes are
+    measured next to their calm run.
     """
     ranks, unit, count = 8, 0.02, 600 if setting.long else 240
-    batch, rng = job_rows(), np.random.default_rng(8)
-    slow, at = set[tuple[int, int]](), 10
-    while at < count:  # a burst takes 12 units, so every 60 units one: a fifth of the time
-        rank = int(rng.integers(ranks))
-        slow |= {(rank, at + k) for k in range(3)}
-        at += int(rng.integers(40, 57))
-    even = [count] * ranks
+    batch, even = job_rows(), [count] * ranks
 
     def calm(rank: int, number: int) -> float:
         return unit
-
-    def bursts(rank: int, number: int) -> float:
-        return unit * (4 if (rank, number) in slow else 1)
 
     def always(rank: int, number: int) -> float:
         return unit * (4 if rank == 3 else 1)
 
     own: dict[str, tuple[float, float]] = {}
-    for mode in ("bsp", "ssp:4", "asp"):
+    for mode, bound in (("bsp", 0), ("ssp:4", 4), ("asp", count)):
         own[mode] = paced(ranks, mode, calm, even, batch)
-        rate, loss = paced(ranks, mode, bursts, even, batch)
-        yield row("straggler", rate, "rows/s", f"calm, {mode}", own[mode][0], bars={"ratio": ">= 0.9"} if mode == "ssp:4" else None,
-                  when="bursts", mode=mode, logloss=loss, calm_logloss=own[mode][1], link="logical replicas")
+        for lengths, said in (((3,), "bursts of 3"), ((1, 2, 3), "bursts of 1 to 3")):
+            slow = bursts(count, ranks, lengths)
+            rate, loss = paced(ranks, mode, lambda rank, number, slow=slow: unit * (4 if (rank, number) in slow else 1), even, batch)
+            yield row("straggler", rate, "rows/s", f"calm, {mode}", own[mode][0], when=said, mode=mode, logloss=loss,
+                      bars={"ratio": ">= 0.9"} if mode == "ssp:4" else None, ideal=ideal(count, ranks, slow, bound),
+                      calm_logloss=own[mode][1], link="logical replicas")
     for mode in ("bsp", "ssp:4", "ssp:4, balanced", "asp"):
         rounds = [count // (4 if r == 3 else 1) for r in range(ranks)] if mode == "asp" else even
         if mode.endswith("balanced"):
@@ -280,23 +296,31 @@ def weak(setting: Setting) -> Iterator[Row]:
     near = plan.Wire(found["latency_s"], found["byte_s"])
     wide = plan.Fit(near, fabric, per_node=64)
     interval = 0.5
-    scale = plan.Scale(rows=round(interval / found["row_s"]), row_s=found["row_s"], union=2.0**22, merge_s=found["merge_s"],
-                       touched=2.0**22 * (1 - np.exp(-interval / found["row_s"] * 20 / 2.0**22)), shared=True)
+    scale = replace(pieces(found), rows=round(interval / found["row_s"]), shared=True,
+                    touched=2.0**22 * (1 - np.exp(-interval / found["row_s"] * 20 / 2.0**22)))
     for ranks, efficiency in plan.weak(wide, scale, (1, 2, 64, 128, 10**3, 10**4)):
         yield row("weak", efficiency, "efficiency", "1 rank", 1.0, bars={"value": ">= 0.85"}, ranks=ranks, simulated=True,
-                  interval_s=interval, rows=scale.rows, row_us=1e6 * scale.row_s, key_ns=1e9 * scale.merge_s, touched=scale.touched,
+                  interval_s=interval, rows=scale.rows, row_us=1e6 * scale.row_s, take_ns=1e9 * scale.take_s,
+                  fold_ns=1e9 * scale.fold_s, put_ns=1e9 * scale.put_s, touched=scale.touched,
                   assumed="uniform keys; 64 ranks a node share a model; 100 Gb/s, 3 us a message between nodes")
-    yield from _model(found, near, 2, "this host")
+    yield from _model(net.local(1, "bench.fresh", "constants"), 1, "this host")
+    yield from _model(found, 2, "this host")
     for count in (2, 4):
         with net.hosts(count, "1gbit"):
             far = net.spread(count, "bench.fresh", "constants")
-        yield from _model(far, plan.Wire(far["latency_s"], far["byte_s"]), count, f"{count} hosts of 1 Gb/s")
+        yield from _model(far, count, f"{count} hosts of 1 Gb/s")
 
 
-def _model(found: dict[str, Any], wire: plan.Wire, ranks: int, where: str) -> Iterator[Row]:
+def pieces(found: dict[str, Any]) -> plan.Scale:
+    """The model's constants as `bench.fresh` found them."""
+    return plan.Scale(found["rows"], found["row_s"], found["touched"], 2.0**22, take_s=found["take_s"], fold_s=found["fold_s"],
+                      put_s=found["put_s"], crowd=found["crowd"])
+
+
+def _model(found: dict[str, Any], ranks: int, where: str) -> Iterator[Row]:
     """A step as predicted from its constants beside the step as measured."""
-    fit = plan.Fit(wire, wire, per_node=1)
-    scale = plan.Scale(found["rows"], found["row_s"], found["touched"], 2.0**22, merge_s=found["merge_s"])
-    predicted = sum(plan.step_s(fit, scale, ranks))
-    yield row("weak.model", predicted, "s a step", f"measured, {ranks} ranks, {where}", found["step_s"],
-              bars={"error": "<= 0.15"}, error=abs(predicted / found["step_s"] - 1))
+    wire = plan.Wire(found["latency_s"], found["byte_s"])
+    learn, exchange = plan.step_s(plan.Fit(wire, wire, per_node=1), pieces(found), ranks)
+    yield row("weak.model", learn + exchange, "s a step", f"measured, {ranks} ranks, {where}", found["step_s"],
+              bars={"error": "<= 0.15"}, error=abs((learn + exchange) / found["step_s"] - 1), learn_s=learn, exchange_s=exchange,
+              crowd=found["crowd"])

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bench.wire import timed
+from engine import guard
 from engine import job as jobs
 from engine.cluster.clock import Rules
 from engine.comm import sync
@@ -17,7 +20,7 @@ from engine.config import resolve
 from engine.models.linear import Linear
 from engine.modes.reducer import measure_wires
 from engine.modes.stale import MADE, Stale
-from engine.types import Batch, Schema
+from engine.types import Array, Batch, Schema, Update
 from engine.update.merge import combine
 
 WIDTH, NNZ = 1 << 16, 20  # 1 MiB of rows
@@ -88,41 +91,67 @@ def freshness(link: World, rounds: int) -> dict[str, Any]:
 
 
 def constants(link: World) -> dict[str, Any]:
-    """Seconds a row, a merged key, a message and a byte; and a whole step of two ranks, to hold the model to."""
-    width, rows = 1 << 22, 4096
-    model, batch = Linear(width, learner="ftrl"), made(rows * 8, width, link.rank)
-    model.learn(batch)
-    model.merge(model.update(), 1)
-    learn, merge, step = [], [], []
-    for k in range(8):
-        part = batch.slice(k * rows, (k + 1) * rows)
-        began = time.perf_counter()
-        model.learn(part)
-        learn.append(time.perf_counter() - began)
-        began = time.perf_counter()
+    """Seconds a row learned and a row exchanged, piece by piece as `sync.total` takes them, as many ranks at a time as there are
+    cores; of a message and a byte; and a whole step of all ranks, to hold the model to. Every piece sees new rows."""
+    width, rows, turns = 1 << 22, 4096, 12
+    cores = len(os.sched_getaffinity(0))
+    model, batch = Linear(width, learner="ftrl"), made(rows * (2 * turns + 3), width, link.rank)
+    parts = iter([batch.slice(k * rows, (k + 1) * rows) for k in range(2 * turns + 2)])
+    spent: dict[str, list[float]] = {name: [] for name in ("learn", "take", "fold", "put")}
+
+    def piece(name: str, act: Callable[[], Any], per: float) -> Any:
+        for turn in range(-(-link.size // cores)):
+            link.barrier(name=name)
+            if link.rank // cores == turn:
+                began = time.perf_counter()
+                found = act()
+                spent[name].append((time.perf_counter() - began) / per)
+        return found
+
+    def take() -> tuple[Update, Array]:
         update = model.update()
+        packed = sync.pack(update)
+        return update, np.concatenate([packed[: len(packed) // 2].ravel(), packed[len(packed) // 2 :].ravel()])
+
+    def whole(part: Batch) -> None:
+        model.learn(part)
+        if link.size == 1:
+            return
+        mine = model.update()
+        table = sync.vote(link, [len(part), len(mine.values)], name="step")
+        total = sync.total(link, mine, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
+        model.merge(total, link.size)
+
+    step = []
+    for _ in range(turns + 1):
+        part = next(parts)
+        piece("learn", lambda part=part: model.learn(part), rows)
+        update, out = piece("take", take, 1)
         count = len(update.values)
-        held = sync.unpack(sync.pack(update), update.weight)
-        model.merge(combine([update, held]), 2)
-        merge.append((time.perf_counter() - began) / (2 * count))
-
-        def whole(part: Batch = part) -> None:
-            model.learn(part)
-            mine = model.update()
-            table = sync.vote(link, [len(part), len(mine.values)], name="step")
-            total = sync.total(link, mine, combine, table[:, 1].astype(int).tolist(), table[:, 0].tolist())
-            model.merge(total, link.size)
-
-        step.append(timed(link, whole))
+        spent["take"][-1] /= count
+        words = 1 + update.values.shape[1]
+        theirs = link.relay(out, target=(link.rank + 1) % link.size, source=(link.rank - 1) % link.size, name="rows")
+        halves = [out[: count // 2 * words], theirs[: len(theirs) // words // 2 * words]]
+        both = [h.reshape(-1, words) for h in halves]
+        packed = piece("fold", lambda both=both: sync.pack(combine([sync.unpack(h, 0.0) for h in both])), sum(map(len, both)))
+        other = sync.unpack(theirs.reshape(-1, words), float(rows))
+        sums = sync.pack(combine([update, other]))
+        whole_sums = [sums[: len(packed)], sums[len(packed) :]]
+        piece("put", lambda found=whole_sums: model.merge(sync.unpack(np.concatenate(found), 2.0 * rows), 2), len(sums))
+        part = next(parts)
+        step.append(timed(link, lambda part=part: whole(part)))
+        if link.size == 1:
+            model.merge(model.update(), 1)
     wires = measure_wires(link)
-    mine = np.array([np.median(learn) / rows, np.median(merge), np.median(step)])
-    row_s, merge_s, step_s = link.allreduce(mine, op="max", name="constants").tolist()
+    mine = np.array([np.quantile(times[1:], 0.25) for times in (*spent.values(), step)])  # the quieter turns, of all alike
+    found = dict(zip((*spent, "step"), link.allreduce(mine, op="max", name="constants").tolist(), strict=True))
     way = wires["far" if len(set(link.nodes)) > 1 else "near"]
-    return {"row_s": row_s, "merge_s": merge_s, "step_s": step_s, "rows": rows, "touched": float(count),
-            "latency_s": way.latency_s, "byte_s": way.byte_s}
+    return {"row_s": found["learn"], **{f"{name}_s": found[name] for name in ("take", "fold", "put", "step")}, "rows": rows,
+            "touched": float(count), "crowd": max(1.0, link.size / cores), "latency_s": way.latency_s, "byte_s": way.byte_s}
 
 
 def main() -> None:
+    guard.keep_memory()  # as a job does
     link = World(timeout_s=120)
     found = constants(link) if sys.argv[1] == "constants" else freshness(link, int(sys.argv[1]))
     if link.rank == 0:

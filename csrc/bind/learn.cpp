@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bind/array.h"
-#include "learn/ops.h"
+#include "bind/names.h"
 #include "learn/split.h"
 
 namespace {
@@ -15,15 +15,6 @@ using namespace engine::learn;
 template <class T>
 using Maybe = std::optional<Arr<T>>;
 constexpr const char* losses[] = {"squared", "logistic", "hinge", "quantile", "poisson", "epsilon"};
-constexpr const char* learners[] = {"sgd", "adagrad", "ftrl", "nag", "pa1", "pa2"};
-constexpr const char* merges[] = {"owner", "add", "average", "touch", "conflict"};
-
-template <class E, std::size_t N>
-E named(const std::string& name, const char* const (&names)[N], const char* what) {
-    for (std::size_t i = 0; i < N; ++i)
-        if (name == names[i]) return static_cast<E>(i);
-    throw py::value_error(std::string("unknown ") + what + " " + name);
-}
 
 // A learner bound to its arrays, so that a call from Python carries the rows alone. Not for two threads at once.
 class Native {
@@ -31,9 +22,9 @@ public:
     Native(Arr<float> block, Arr<double> clock, const Maybe<double>& scale, int classes, const std::string& loss,
            const std::string& learner, const std::vector<float>& numbers, bool pairs, bool tracked, const std::string& merge)
         : block_(std::move(block)), clock_(std::move(clock)), scale_(scale), tracked_(tracked),
-          merge_(named<Merge>(merge, merges, "merge")) {
+          merge_(named<Merge>(merge, merge_names, "merge")) {
         need(numbers.size() == 8, "Native: expected 8 numbers");
-        rule_ = {named<Loss>(loss, losses, "loss"), named<Learner>(learner, learners, "learner"),
+        rule_ = {named<Loss>(loss, losses, "loss"), named<Learner>(learner, learner_names, "learner"),
                  numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]};
         need(block_.ndim() == 2 && block_.shape(1) == 4, "Native: expected a block of shape (rows, 4)");
         need(classes >= 1 && block_.shape(0) % classes == 0, "Native: rows of the block must be keys * classes");

@@ -1,5 +1,7 @@
 #include "bind/table.h"
 
+#include "bind/names.h"
+
 #include <pybind11/stl.h>
 
 using namespace engine;
@@ -20,10 +22,16 @@ PySlab::PySlab(Bytes bytes) : memory(std::move(bytes)) {
     slab = view(at);
 }
 
-static Rule rule_of(int op, float rate, float more, std::size_t width) {
-    need(op >= 0 && op <= static_cast<int>(Op::momentum), "table: unknown operation");
-    need(sent(static_cast<Op>(op), width), "table: this operation keeps state beside each weight: the width must be even");
-    return {static_cast<Op>(op), rate, more};
+static Rule rule_of(int op, float rate, float more, const PyNode& n) {
+    need(op >= 0 && op <= static_cast<int>(Op::merge), "table: unknown operation");
+    need(static_cast<Op>(op) != Op::merge || n.node.merger.run, "table: merge asks for a table that was told its learner");
+    need(sent(static_cast<Op>(op), size_of(n.init)), "table: this operation keeps state beside each weight: the width must be even");
+    return {static_cast<Op>(op), rate, more, &n.node.merger};
+}
+
+static void merge_row(const void* self, float* row, const float* item, std::size_t width) {
+    const auto& n = *static_cast<const PyNode*>(self);
+    engine::learn::ops(isa()).own(n.rule, n.how, row, item, width / 4);
 }
 
 static py::tuple result(Done d) { return py::make_tuple(d.count, static_cast<int>(d.status)); }
@@ -56,7 +64,7 @@ static void bind_slab(py::module_& m) {
             const Head& h = *s.slab.head;
             py::dict d;
             d["buckets"] = h.buckets, d["width"] = h.width, d["used"] = h.used.load(), d["graves"] = h.graves.load();
-            d["generation"] = h.generation.load(), d["gate"] = h.gate.load(), d["clock"] = h.clock.load(), d["dirty"] = h.dirty.load();
+            d["generation"] = h.generation.load(), d["row_bytes"] = h.row_bytes, d["gate"] = h.gate.load(), d["clock"] = h.clock.load(), d["dirty"] = h.dirty.load();
             return d;
         })
         .def("clock", [](PySlab& s, std::uint32_t clock) { s.slab.head->clock.store(clock); }, py::arg("clock"))
@@ -165,7 +173,7 @@ static void bind_node(py::module_& m) {
         }, py::arg("keys").noconvert(), py::arg("out").noconvert(), py::arg("versions").noconvert(), py::arg("away").noconvert())
         .def("apply", [](const PyNode& n, std::size_t writer, int op, float rate, float more, const Keys& keys, const F32& items, U32& versions, U32& away,
                          std::size_t at, std::size_t far) {
-            const Rule rule = rule_of(op, rate, more, size_of(n.init));
+            const Rule rule = rule_of(op, rate, more, n);
             need(size_of(items) == size_of(keys) * sent(rule.op, size_of(n.init)) && versions.size() == keys.size() && away.size() == keys.size() &&
                      at <= size_of(keys) && far <= at && writer < n.node.slabs[0].head->writers, "apply: sizes differ, or an unknown writer");
             auto *v = writable(versions), *a = writable(away);
@@ -185,10 +193,18 @@ static void bind_node(py::module_& m) {
             py::gil_scoped_acquire acquire;
             return result({at, status});
         }, py::arg("writer"), py::arg("keys").noconvert(), py::arg("expected").noconvert(), py::arg("values").noconvert())
+        .def("merges", [](PyNode& n, const std::string& learner, const std::string& how, const std::vector<float>& numbers) {
+            need(numbers.size() == 4 && size_of(n.init) % 4 == 0, "merges: expected rate, beta, l1, l2, and rows of four floats a class");
+            n.rule = {};
+            n.rule.learner = engine::learn::named<engine::learn::Learner>(learner, engine::learn::learner_names, "learner");
+            n.rule.rate = numbers[0], n.rule.beta = numbers[1], n.rule.l1 = numbers[2], n.rule.l2 = numbers[3];
+            n.how = engine::learn::named<engine::learn::Merge>(how, engine::learn::merge_names, "merge");
+            n.node.merger = {merge_row, &n};
+        }, py::arg("learner"), py::arg("how"), py::arg("numbers"))
         .def("learn", [](PyNode& n, const Bytes& changes) {
             const std::size_t size = n.node.ledger.change_bytes();
             need(size_of(changes) % size == 0, "learn: not a whole number of changes");
-            return learn(n.node.ledger, changes.data(), size_of(changes) / size);
+            return engine::table::learn(n.node.ledger, changes.data(), size_of(changes) / size);
         }, py::arg("changes").noconvert())
         .def("flip", [](PyNode& n, const Bytes& changes) {
             const std::size_t size = n.node.ledger.change_bytes();

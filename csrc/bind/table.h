@@ -1,6 +1,7 @@
 // Slabs and nodes as Python sees them; they keep the memory they look at alive.
 #pragma once
 #include "bind/array.h"
+#include "learn/ops.h"
 #include "table/node.h"
 
 struct PySlab {
@@ -14,5 +15,7 @@ struct PyNode {
     std::vector<py::object> arrays;
     Arr<std::int16_t> place;
     Arr<float> init;
+    engine::learn::Rule rule{};  // and how pushes are merged, where the rows are a learner's
+    engine::learn::Merge how{};
     engine::table::Node node{};
 };

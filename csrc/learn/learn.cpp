@@ -100,7 +100,7 @@ static void sigmoid(const float* scores, std::size_t m, float* out) {
 
 template <auto Select>
 static const Ops& with() {
-    static const Ops made{predict, learn, Select, split, halve, whole, step, slope, sigmoid, base::extract, base::restore, base::apply, base::combine};
+    static const Ops made{predict, learn, Select, split, halve, whole, step, slope, sigmoid, base::extract, base::restore, base::apply, base::own, base::combine};
     return made;
 }
 

@@ -44,8 +44,8 @@ inline float agreement(float sum, float squares, float ranks) {
 
 // n' = n + sum g^2 + agreement; z' = z + sum g - centre * (sqrt(n') - sqrt(n)) / alpha, where centre is the mean of
 // the w along the ranks' paths, weighted by their sigma. One rank alone gets its own state back (to rounding).
-inline void own_ftrl(const Rule& r, float* row, const float* v) {
-    const float n = row[2] + v[1] + agreement(v[0], v[2], v[5]);
+inline void own_ftrl(const Rule& r, float* row, const float* v, float late = 0) {
+    const float n = row[2] + v[1] + agreement(v[0], v[2], v[5]) + late;
     const float rise = std::sqrt(n) - std::sqrt(row[2]);
     row[1] += v[0] - (v[4] > 0 ? v[3] * (rise / v[4]) : 0.f);
     row[2] = n;
@@ -60,32 +60,53 @@ inline float agreed(float sum, float squares) {
 }
 
 // Adaptive rates: each rank stepped by 1 / sqrt(n + its own sum), the owner by 1 / sqrt(n + all + agreement).
-inline void own_step(const Rule& r, float* row, const float* v) {
+inline void own_step(const Rule& r, float* row, const float* v, float late = 0, float unseen = 0) {
     const float ranks = v[5];
     float damp = 1 / ranks;  // PA: the mean over touching ranks
     if (r.learner == Learner::sgd) damp = 1 / std::sqrt(ranks);
     if (r.learner == Learner::adagrad || r.learner == Learner::nag) {
-        const float all = row[2] + v[2] + agreement(v[3], v[4], ranks);
+        const float all = row[2] + v[2] + agreement(v[3], v[4], ranks) + late;
         damp = all > 0 ? std::sqrt((row[2] + v[2] / ranks) / all) : damp;
+    } else if (unseen > 0) {
+        damp *= std::sqrt(unseen + 1) - std::sqrt(unseen);  // of equal steps, so many before it: they add up as a root does
     }
     row[0] += v[0] * damp;
     row[1] += v[1] / ranks;
     row[2] += v[2];
 }
 
+inline void apply_row(const Rule& r, Merge how, float* row, const float* v, int ranks) {
+    if (how == Merge::owner) {
+        if (v[5] >= 1) r.learner == Learner::ftrl ? own_ftrl(r, row, v) : own_step(r, row, v);
+        return;
+    }
+    float share = how == Merge::add ? 1.f : how == Merge::average ? 1.f / static_cast<float>(ranks) : 1.f / v[5];
+    if (how == Merge::conflict) share = agreed(v[3], v[4]);
+    for (int c = 0; c < 2; ++c) row[c] += v[c] * share;
+    row[2] += v[2] * (how == Merge::conflict ? 1.f : share);
+    if (r.learner == Learner::ftrl) row[0] = weight_of(r, row[1], row[2]);
+}
+
 inline void apply(const Rule& r, Merge how, const Table& t, const std::uint32_t* ids, const float* v, std::size_t m, int ranks) {
-    for (std::size_t i = 0; i < m; ++i, v += 6) {
-        float* row = t.block + 4 * std::size_t(ids[i]);
+    for (std::size_t i = 0; i < m; ++i, v += 6) apply_row(r, how, t.block + 4 * std::size_t(ids[i]), v, ranks);
+}
+
+// The same, push by push, for a row of the parameter table: w, a, n and the sum G of all gradients that came, for each class.
+// Items have a seventh column, sum g * G as it was when the sender read the row. So sum g * G now, less that, tells how far a
+// push agrees with those that its sender had not seen, which counts as agreement does where pushes are summed first.
+inline void own(const Rule& r, Merge how, float* row, const float* v, std::size_t rows) {
+    for (std::size_t i = 0; i < rows; ++i, row += 4, v += 7) {
+        if (!(v[5] >= 1)) continue;
+        const bool ftrl = r.learner == Learner::ftrl && how == Merge::owner;
+        const float g = ftrl ? v[0] : v[3], squares = ftrl ? v[2] : v[4], cross = g * row[3] - v[6];
         if (how == Merge::owner) {
-            if (!(v[5] >= 1)) continue;
-            r.learner == Learner::ftrl ? own_ftrl(r, row, v) : own_step(r, row, v);
-            continue;
+            const float unseen = cross > 0 && squares > 0 ? cross / squares : 0;  // pushes like this one
+            const float f = .65f * (1 - 1 / (v[5] + unseen)), late = unseen > 0 && f > 0 ? 2 * f * cross : 0;
+            ftrl ? own_ftrl(r, row, v, late) : own_step(r, row, v, late, unseen);
+        } else {
+            apply_row(r, how, row, v, 1);
         }
-        float share = how == Merge::add ? 1.f : how == Merge::average ? 1.f / static_cast<float>(ranks) : 1.f / v[5];
-        if (how == Merge::conflict) share = agreed(v[3], v[4]);
-        for (int c = 0; c < 2; ++c) row[c] += v[c] * share;
-        row[2] += v[2] * (how == Merge::conflict ? 1.f : share);
-        if (r.learner == Learner::ftrl) row[0] = weight_of(r, row[1], row[2]);
+        row[3] += g;
     }
 }
 

@@ -80,6 +80,8 @@ struct Ops {
     void (*extract)(const Rule&, Merge, const Table&, const Track&, const std::uint32_t* order, float* values);
     void (*restore)(const Table&, const Track&);
     void (*apply)(const Rule&, Merge, const Table&, const std::uint32_t* ids, const float* values, std::size_t m, int ranks);
+    // The same for rows (rows, 4) of the parameter table and items (rows, 7), which its owner merges push by push.
+    void (*own)(const Rule&, Merge, float* row, const float* values, std::size_t rows);
     // Merge of two ascending lists of rows (m, 6): sums where keys meet; returns the count.
     std::size_t (*combine)(const std::uint32_t* ka, const float* va, std::size_t na, const std::uint32_t* kb, const float* vb,
                            std::size_t nb, std::uint32_t* keys, float* values);

@@ -112,7 +112,7 @@ struct Turn {
 
     void apply_items() {
         const auto* keys = read<std::uint64_t>(call.count);
-        const Rule rule{static_cast<Op>(call.op), call.rate, call.more};
+        const Rule rule{static_cast<Op>(call.op), call.rate, call.more, &node()->merger};
         const auto* items = read<float>(call.count * sent(rule.op, slab().width));
         Client& client = s.clients[call.client];
         const bool first = fresh(client, call.seq, call.acked);
@@ -266,7 +266,8 @@ std::size_t body_bytes(const Server& s, const Call& c) {
     switch (static_cast<Kind>(c.kind)) {
         case Kind::get: return 8 * n;
         case Kind::apply: {
-            const std::size_t m = c.op <= static_cast<std::uint8_t>(Op::momentum) ? sent(static_cast<Op>(c.op), width) : 0;
+            const auto op = static_cast<Op>(c.op);
+            const std::size_t m = op < Op::merge || (op == Op::merge && node->merger.run) ? sent(op, width) : 0;
             return m ? (8 + 4 * m) * n : ~std::size_t(0);
         }
         case Kind::commit: return (12 + 4 * width) * n;

@@ -40,6 +40,7 @@ struct Node {
     Slab slabs[most_ranks];
     std::size_t count;
     const std::int16_t* place;  // rank -> its slab here, -1 on another node
+    Merger merger;              // what Op::merge does; run is null where the table was not told
 
     std::int32_t owner(std::uint64_t key) const { return ledger.rank(ledger.slot(key)); }
 };

@@ -6,14 +6,17 @@
 namespace engine::table {
 
 enum class Status : std::uint32_t { ok = 0, moved = 1, busy = 2, full = 3, conflict = 4, waiting = 5, broken = 6 };
-// What an owner does with what it is sent: row <- f(row, sent). sgd, adagrad and momentum descend along a gradient.
-enum class Op : std::uint32_t { add = 0, assign = 1, max = 2, sgd = 3, adagrad = 4, momentum = 5 };
-struct Rule { Op op; float rate, more; };  // more: epsilon of adagrad, decay of momentum
+// What an owner does with what it is sent: row <- f(row, sent). sgd, adagrad and momentum descend along a gradient; merge is what the
+// table was told its rows are: (w, a, n, G) of a learner, one or more a row, which take seven columns each (learn/merge.h).
+enum class Op : std::uint32_t { add = 0, assign = 1, max = 2, sgd = 3, adagrad = 4, momentum = 5, merge = 6 };
+struct Merger { void (*run)(const void* self, float* row, const float* item, std::size_t width); const void* self; };
+struct Rule { Op op; float rate, more; const Merger* merger; };  // more: epsilon of adagrad, decay of momentum
 
 struct Done { std::size_t count; Status status; };  // items done before it stopped, and why
 
 // Floats an item of `op` carries for rows of `width`; 0 where the width does not suit.
 inline std::size_t sent(Op op, std::size_t width) {
+    if (op == Op::merge) return width % 4 ? 0 : width / 4 * 7;
     const bool stateful = op == Op::adagrad || op == Op::momentum;
     return stateful ? (width % 2 ? 0 : width / 2) : width;
 }

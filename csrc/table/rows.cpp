@@ -59,7 +59,7 @@ Done gather(const Slab& s, const std::uint64_t* keys, std::size_t n, const float
     return {n, Status::ok};
 }
 
-static void change(const Rule& r, float* w, const float* g, std::size_t n) {
+static void change(const Rule& r, float* w, const float* g, std::size_t n, std::size_t width) {
     switch (r.op) {
         case Op::add: for (std::size_t j = 0; j < n; ++j) w[j] += g[j]; break;
         case Op::assign: std::memcpy(w, g, 4 * n); break;
@@ -77,6 +77,7 @@ static void change(const Rule& r, float* w, const float* g, std::size_t n) {
                 w[j] -= r.rate * w[n + j];
             }
             break;
+        case Op::merge: r.merger->run(r.merger->self, w, g, width); break;
     }
 }
 
@@ -159,7 +160,7 @@ Done apply(const Slab& s, const Rule& rule, const std::uint64_t* keys, std::size
         }
         if (status != Status::ok) return {i, status};
         if (fresh) std::memcpy(row->values(), init, 4 * s.width);
-        change(rule, row->values(), items, m);
+        change(rule, row->values(), items, m, s.width);
         row->clock.store(clock, std::memory_order_relaxed);
         mark(s, bucket);
         leave(row, v + 2);

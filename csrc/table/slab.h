@@ -3,7 +3,7 @@
 //
 //   head 4 KiB | writer lines 64 B each | lock lines 64 B each | dirty bits, two sets | sketch of unseen keys | rows
 //
-// Row: key + 1 (0: none), version, clock, floats; a multiple of 64 bytes. The version is a seqlock: odd while a writer is inside;
+// Row: key + 1 (0: none), version, clock, floats; 32 bytes, or a multiple of 64. The version is a seqlock: odd while a writer is inside;
 // 0 = never used, and with it the end of a probe. `generation` moves when rows or their ownership do, so that whoever routed by an
 // older one notices; while it is odd nobody may look. `gate` holds writers off. A writer says so in its line before it looks at
 // either, so that whoever closes the gate can wait for those inside, and knows whose line it waits for.
@@ -51,7 +51,7 @@ struct Slab {
     Row* row(std::uint64_t bucket) const { return reinterpret_cast<Row*>(rows + bucket * row_bytes); }
 };
 
-inline std::size_t row_bytes(std::size_t width) { return (sizeof(Row) + 4 * width + 63) / 64 * 64; }
+inline std::size_t row_bytes(std::size_t width) { return width <= 4 ? 32 : (sizeof(Row) + 4 * width + 63) / 64 * 64; }
 inline std::size_t dirty_bytes(std::uint64_t buckets) { return ((buckets + 63) / 64 * 8 + 63) / 64 * 64; }
 
 inline std::size_t slab_bytes(std::uint64_t buckets, std::size_t width, std::size_t writers) {

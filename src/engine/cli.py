@@ -30,6 +30,7 @@ FLAGS = {
     "batch": ("model.batch", "ROWS", "one step along the mean gradient of so many rows (0: one for each row)"),
     "exchange": ("exchange.every", "E", "what a worker learns between exchanges: 256 (rows) or 50ms"),
     "split": ("exchange.split", "S", "rows: replicas that merge; keys: the workers of a node share one sparse model"),
+    "place": ("exchange.place", "P", "replica: each rank holds the model; table: each row at its owner, for models too wide"),
     "mode": ("exchange.mode", "M", "bsp, ssp:N, hybrid:N, asp, gossip, local:H, auto: how ranks wait for one another"),
     "codec": ("exchange.codec", "C", "how a dense model's parameters travel: exact, bf16, int8, sign, topk:0.01, auto"),
     "merge": ("exchange.merge", "M", "owner, add, average, touch, conflict"),

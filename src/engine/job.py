@@ -19,7 +19,7 @@ from engine.comm import sync
 from engine.comm.local import Alone
 from engine.config import Config, stored
 from engine.errors import ConfigError, EngineError
-from engine.models import registry
+from engine.models import registry, sparse
 from engine.shard import rule
 from engine.source import stream as streams
 from engine.source.ahead import Ahead
@@ -28,7 +28,7 @@ from engine.source.live import Live, LiveSource
 from engine.source.read import open_source
 from engine.store import checkpoint as store
 from engine.store.spool import Spool
-from engine.types import Array, Batch, Link, Model, Policy, Schema, Source, Stage, State
+from engine.types import Array, Batch, Counts, Link, Model, Policy, Schema, Source, Stage, State
 from engine.update import drift
 from engine.update import policy as policies
 from engine.update import strategy as plans
@@ -116,7 +116,7 @@ def interval(config: Config) -> int:
     if kind in registry.GRADED:  # its rates are those of a step: few of them between sums
         step = registry.step_rows(kind, plans.batch(config.update.strategy, config.update.batch))
         return step * -(-LEAST // step)
-    return 32 if config.exchange.split == "keys" else 256
+    return 32 if config.exchange.split == "keys" or config.exchange.place == "table" else 256
 
 
 def threads(config: Config) -> int:
@@ -128,9 +128,10 @@ def threads(config: Config) -> int:
             raise ConfigError(f"exchange.virtual: expected a multiple of {launched()} ranks, found {config.exchange.virtual}",
                               fix=f"exchange.virtual={launched() * max(1, 16 // launched())}")
         return config.exchange.virtual // launched()
-    if grid.named(config.data.rule):
+    if grid.named(config.data.rule) or config.exchange.place == "table":
         if config.loop.threads > 1:
-            raise ConfigError(f"loop.threads: a rule by columns has one worker a rank, found {config.loop.threads}",
+            what = "exchange.place=table" if config.exchange.place == "table" else "a rule by columns"
+            raise ConfigError(f"loop.threads: {what} has one worker a rank, found {config.loop.threads}",
                               fix="loop.threads=1 and more ranks")
         return 1
     if config.loop.threads:
@@ -162,7 +163,8 @@ def assemble(config: Config, link: Link, schema: Schema, rows: Any, *, team: Any
                   stop_rows=config.loop.stop_after_rows)
     every_s = config.exchange.every if isinstance(config.exchange.every, float) and workers > 1 else 0.0
     exchange = team.exchange if cut else loop.synchronous
-    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage, exchange=exchange)
+    return loop.Job(link, team, meter, rows, max(interval(config), least), every_s, rules, stage=stage, exchange=exchange,
+                    counts=getattr(team, "counts", None) or Counts())
 
 
 def gridded(config: Config, link: Link, schema: Schema) -> grid.Grid:
@@ -179,10 +181,14 @@ def gridded(config: Config, link: Link, schema: Schema) -> grid.Grid:
     return grid.Grid(link, at, schema, make, lot=config.shard.lot)
 
 
-def assembled(config: Config, link: Link, schema: Schema) -> loop.Team | crew.Crew | grid.Grid:
+def assembled(config: Config, link: Link, schema: Schema) -> Any:
     """The workers of this rank: replicas that are merged, or owners of the keys or columns of one model."""
-    if grid.named(config.data.rule):
+    if grid.named(config.data.rule) and config.exchange.place == "replica":
         return gridded(config, link, schema)
+    if config.exchange.place == "table":
+        from engine.table.worker import hire
+
+        return hire(config, link, schema)
     if config.exchange.split == "rows":
         return loop.Team(build(config, schema, tracked=threads(config) * link.size > 1), threads(config))
     crew.check(schema.sparse, config.model.kind, config.clean.stages)
@@ -245,17 +251,22 @@ def loaded(directory: str) -> Model:
     return model
 
 
-def restored(state: State, meta: Mapping[str, Any]) -> tuple[Model, Stage | None, Schema]:
-    """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take."""
+def restored(state: State, meta: Mapping[str, Any], *, narrow: bool = False) -> tuple[Model, Stage | None, Schema]:
+    """The model of a checkpoint for predicting alone, the stages before it, and the schema of the rows they take. `narrow`: a
+    model that was a table is given as the rows it has, which only predicts."""
     config = stored(meta["config"])
-    width, sparse, task = meta["schema"]
-    schema = Schema(width, sparse, task, tuple(meta["labels"]), tuple(meta["columns"]))
+    width, keyed, task = meta["schema"]
+    schema = Schema(width, keyed, task, tuple(meta["labels"]), tuple(meta["columns"]))
     config.data.labels, config.data.task = schema.labels or config.data.labels, task
     stage = open_pipeline(config.clean.stages, schema)
     if stage is not None:
         stage.load(state)
-    model = build(config, schema if stage is None else stage.schema, tracked=False)
-    model.load({path: block for path, block in state.items() if not path.startswith(APART)})
+    mine = {path: block for path, block in state.items() if not path.startswith(APART)}
+    seen = schema if stage is None else stage.schema
+    if narrow and sparse.KEYS in mine:
+        return sparse.Narrow(mine, lambda keys: build(config, replace(seen, width=keys), tracked=False)), stage, schema  # type: ignore[return-value]
+    model = build(config, seen, tracked=False)
+    model.load(sparse.widened(mine))
     return model, stage, schema
 
 
@@ -268,6 +279,8 @@ def rhythm(config: Config) -> str:
     """How the workers agree, in words."""
     every = config.exchange.every
     often = f"{every:g} s" if isinstance(every, float) else f"{interval(config)} rows"
+    if config.exchange.place == "table":
+        return f"parameter table, its rows fetched every {often}, {config.exchange.merge}"
     if config.exchange.split == "keys":
         return f"keys split, scores summed every {often}"
     if grid.named(config.data.rule):

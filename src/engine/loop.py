@@ -91,7 +91,11 @@ class Sift(Protocol):
 
 
 class Team:
-    """The replicas of one rank, a thread each; after `merge` all hold the same bits."""
+    """The replicas of one rank, a thread each; after `merge` all hold the same bits. `stand`: epoch, step and digest of the
+    step that they hold, where they were kept through a recovery (survive/live.py).
+    """
+
+    stand: tuple[int, int, int] | None = None
 
     def __init__(self, model: Model, threads: int) -> None:
         self.models: list[Model] = [model, *(model.fork() for _ in range(threads - 1))]
@@ -144,7 +148,8 @@ class Job:
     """Everything a step needs. `k`: rows a worker learns between exchanges, which follows `every_s` where that is the
     interval; `exchange`: how ranks then agree; `stop()`: a signal's name or ""; `merged`: the sum the last step took, where
     the exchange has one; `keeper`: what keeps each step safe, if anything does; `memory`: what of the exchange belongs in a
-    checkpoint (paths `exchange/...`), `recalled`: what the last one had of it, for the exchange to take.
+    checkpoint (paths `exchange/...`), `recalled`: what the last one had of it, for the exchange to take; `text`: how the
+    source's text is parsed, if it is text.
     """
 
     link: Link
@@ -161,6 +166,7 @@ class Job:
     keeper: Keeper | None = None
     memory: Memory | None = None
     recalled: State = field(default_factory=dict)
+    text: dict[str, Any] | None = None
     tactic: Tactic | None = None
     events: Sift | None = None
     stop: Callable[[], str] = str

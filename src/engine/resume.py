@@ -9,8 +9,10 @@ from engine import job as jobs
 from engine.cluster.clock import Clock
 from engine.config import Config
 from engine.errors import StoreError
+from engine.models import sparse
 from engine.source import stream as streams
 from engine.source.live import Live, together
+from engine.source.schema import Plan
 from engine.store import checkpoint as store
 from engine.store import heal
 from engine.types import Block, Schema, State
@@ -38,8 +40,9 @@ def _commit(directory: str, step: int, parts: Any, meta: dict[str, Any], config:
 
 def snapshot(job: loop.Job) -> tuple[State, dict[str, tuple[int, int, int]]]:
     """All that is learned and counted, and the global rows of the blocks that only this rank has."""
-    state: State = {**job.team.state(), **({} if job.stage is None else job.stage.state())}
-    ranges: dict[str, tuple[int, int, int]] = {}
+    held: State = job.team.state()
+    state: State = {**held, **({} if job.stage is None else job.stage.state())}
+    ranges: dict[str, tuple[int, int, int]] = job.team.parts(held) if hasattr(job.team, "parts") else {}
     for name, data in job.meter.state().items():
         path = f"meter/{job.link.rank:06d}/{name}"
         flat = data if data.ndim else data[None]
@@ -74,7 +77,8 @@ def views(job: loop.Job) -> State:
 def about(job: loop.Job, config: Config, schema: Schema) -> dict[str, Any]:
     """What stays the same from step to step: model, input, configuration, number of ranks."""
     return {"engine": __version__, "match": matching(config, schema), "ranks": job.link.size, "labels": list(schema.labels),
-            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict()}
+            "schema": [schema.width, schema.sparse, schema.task], "columns": list(schema.columns), "config": config.to_dict(),
+            "text": job.text}
 
 
 def position(job: loop.Job) -> dict[str, Any] | None:
@@ -108,14 +112,19 @@ def restore(job: loop.Job, config: Config, directory: str, schema: Schema) -> di
         if config.checkpoint.resume == "must":
             raise StoreError("no checkpoint to resume from", where=directory, fix="checkpoint.resume=auto starts anew")
         return None
-    state, meta = jobs.agreed(job.link, lambda: store.load(found, match=matching(config, schema)), "load checkpoint")
+    rows = job.team.share(found.rows) if hasattr(job.team, "share") else None  # where no rank reads all of it
+    state, meta = jobs.agreed(job.link, lambda: store.load(found, rows=rows, match=matching(config, schema)), "load checkpoint")
+    if meta.get("text") and job.text and (odd := Plan.read(meta["text"]).differs(Plan.read(job.text))):
+        raise StoreError(f"checkpoint is of other columns: {odd}", where=str(found.path),
+                         fix="name columns of words in data.categorical, of numbers in data.numeric; or give the same columns")
     adopt(job, state, meta)
     return {**meta, "problems": healed + found.problems, "path": str(found.path)}
 
 
 def adopt(job: loop.Job, state: Mapping[str, Block], meta: Mapping[str, Any]) -> None:
     """The job goes on from `state`, saved by any number of ranks at the step that `meta` names."""
-    job.team.load({path: block for path, block in state.items() if not path.startswith(jobs.APART)})
+    mine = {path: block for path, block in state.items() if not path.startswith(jobs.APART)}
+    job.team.load(mine if hasattr(job.team, "share") else sparse.widened(mine))
     _restore_own(job, state)
     job.recalled = {path.removeprefix("exchange/"): b for path, b in state.items() if path.startswith("exchange/")}
     if job.tactic is not None and job.tactic is not job.events:

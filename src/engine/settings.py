@@ -189,9 +189,11 @@ class Exchange:
     """`split` rows: each worker learns its rows, and every `every` of them or seconds the sums are merged by `merge`
     (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
-    rows (32).  `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in
-    lock-step), asp (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (bound,
-    interval and steps as wait and loss call for, within a loss of `budget`, and news visible within `fresh` seconds, 0 = any).
+    rows (32).  `place` replica: every rank holds the model; table: each row of a sparse linear model lies at its owner, a rank
+    fetches those of `every` rows, learns, and sends the owners what changed (modes bsp, asp).
+    `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in lock-step), asp
+    (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (bound, interval and
+    steps as wait and loss call for, within a loss of `budget`, and news visible within `fresh` seconds, 0 = any).
     `damp`: an update computed a rounds ago counts (1 + a)^-damp.
     With ssp: `balance`, a slower rank takes fewer rows (data.rule=part); `ease`, steps shrink as measured staleness rises.
     `codec`: how parameters of dense models travel: exact, dense, bf16, int8, int4, sign, topk:0.01, lowrank:4, or auto
@@ -201,6 +203,7 @@ class Exchange:
     """
 
     split: str = "rows"
+    place: str = "replica"
     virtual: int = 0
     every: Every = None
     merge: str = "owner"
@@ -313,14 +316,14 @@ class Embed:
 
 @dataclass
 class Shard:
-    """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, room a rank; `memory`
-    in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks. `lot`: rows whose partial scores are
-    summed at once where columns are cut (data.rule=columns, grid): 1 is exact, more is stale by so many rows."""
+    """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, most of a rank;
+    `memory` in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks. `lot`: rows whose partial
+    scores are summed at once where columns are cut (data.rule=columns, grid): 1 is exact, more is stale by so many rows."""
 
     onesided: str = "auto"
     service: str = "auto"
     slots_bits: int | None = None
-    rows: int = 1 << 20
+    rows: int = 1 << 24
     backups: int = 0
     memory: int = 0
     lot: int = 1
@@ -376,7 +379,8 @@ CHOICES = {
     "update.drift": ("adwin", "ddm", "page-hinkley", "kswin"),
     "update.strategy": ("auto", "incremental", "stream", "partition", "retrain", "partial", "distil", "decentralised"),
     "update.gate": ("accuracy", "logloss", "rmse", "mae"),
-    "exchange.split": ("rows", "keys"), "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
+    "exchange.split": ("rows", "keys"), "exchange.place": ("replica", "table"),
+    "exchange.route": ("native", "ring", "halving", "doubling", "tree", "node"),
     "exchange.merge": ("owner", "add", "average", "touch", "conflict"),
     "checkpoint.resume": ("auto", "must", "never"), "embed.full": ("wait", "newest"),
     "fault.memory": ("auto", "on", "off"), "fault.standby": ("auto", "on", "off"), "transport.between": ("mpi", "sockets"),

@@ -22,6 +22,7 @@ from engine.config import Config, stored
 from engine.errors import ConfigError, DataError, Preempted, StoreError
 from engine.guard import Guard, check_launcher, launched
 from engine.modes.between import between, leave
+from engine.source.schema import Plan
 from engine.store import checkpoint as store
 from engine.store.atomic import writable
 from engine.survive import mend, protect, retrain, standby
@@ -29,7 +30,6 @@ from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
-from engine.watch.page import write_page
 
 LIVE_S = 1.0  # between reports while somebody looks on
 WIDE = 1 << 14  # keys before a dense layer that make a step slow
@@ -171,6 +171,8 @@ class Diary:
             keep(self.folder / "summary.json", json.dumps(found) + "\n")
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
+                from engine.watch.page import write_page
+
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
                 keep(self.folder / "curve.json", json.dumps(curve) + "\n")
                 write_page(self.folder / "report.html", {
@@ -180,9 +182,11 @@ class Diary:
         if self.log:
             self.log.end(found, run)
         if found.get("logloss", 0.0) > math.log(max(2, meter.classes)) and found["rows"] >= 1000:
-            linear = "model.learner=nag takes them as they are, " * (self.config.model.kind == "linear")
-            self.note(f"the log loss is worse than guessing: are there numbers of very different sizes? {linear}"
-                      "clean.stages=scale brings columns to one size; or take a smaller model.rate")
+            model, stale = self.config.model, self.config.exchange.mode.partition(":")[0] not in ("bsp", "local")
+            hints = ["model.learner=nag takes numbers of any size"] * (model.kind == "linear" and model.learner != "nag")
+            hints += ["exchange.mode=bsp, or a smaller exchange.every, has updates less late"] * stale
+            self.note("the log loss is worse than guessing; " + "; ".join([
+                *hints, "clean.stages=scale brings columns to one size", "a smaller model.rate takes smaller steps"]))
         return found
 
 
@@ -206,6 +210,8 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
     opened = jobs.open_agreed(config, link, source)
     jobs.settle(config, opened.schema)
     diary = Diary(config, link, title or config.data.source, opened.schema)
+    if left := getattr(opened, "left_out", ()):
+        diary.note(f"left out, for they hold no numbers: {', '.join(left[:12])}; data.categorical takes columns of words")
     if config.model.kind == "mlp" and opened.schema.sparse and opened.schema.width > WIDE and not config.clean.stages:
         diary.note(f"mlp: each step touches the weights of all {opened.schema.width:,} keys; data.hash_bits=12 makes 4,096 of "
                    "them, clean.stages='project?k=32' 32 columns")
@@ -248,6 +254,8 @@ def prepared(config: Config, link: Link, opened: Source, diary: Diary, guard: Gu
     """A job that stands where the last one of this run stood: from node memory, else a checkpoint, else at the start."""
     job = jobs.assemble(config, link, opened.schema, None, team=team)
     job.stop, job.beat = (lambda: guard.stop), guard.beat
+    plan = getattr(opened, "plan", None)
+    job.text = plan.dump() if isinstance(plan, Plan) else None
     if link.size == 1:
         job.reading = guard.watch  # nobody waits for a lone rank that waits for its source
     if link.bcast(diary.live, name="live view"):
@@ -362,29 +370,43 @@ def finish(job: loop.Job, diary: Diary, more: dict[str, Any]) -> dict[str, Any]:
 
 
 def predict(config: Config, guard: Guard, checkpoint: str, out: str) -> int:
-    """Scores of every row of `config.data.source`, in order, as CSV lines `prediction[,score…]`; returns the rows."""
+    """Scores of every row of `config.data.source`, in order, as CSV lines `prediction[,score…]`; returns the rows.
+
+    The rows need no target; columns with names are found by them, in any order.
+    """
     state, meta, _ = store.newest(checkpoint)
     width, sparse, task = meta["schema"]
     learned = stored(meta["config"])
     learned.data.source, learned.data.labels = config.data.source, tuple(meta["labels"]) or learned.data.labels
     learned.data.task = task
-    source = jobs.open_source(config.data.source, **jobs.source_options(learned))
+    text = meta.get("text")
+    options = jobs.source_options(learned) | {"blind": width, "like": Plan.read(text) if text else None}
+    if not text:
+        options["columns"] = options["columns"] or tuple(meta["columns"])
+    source = jobs.open_source(config.data.source, **options)
     if (source.schema.width, source.schema.sparse) != (width, sparse):
         raise DataError(f"expected rows of {width} columns as learned, found {source.schema.width}", where=config.data.source)
-    model, stage, _ = jobs.restored(state, meta)
+    model, stage, _ = jobs.restored(state, meta, narrow=True)
+    here, there = list(source.schema.columns), list(meta["columns"])
+    order = [here.index(name) for name in there] if not sparse and here != there and set(here) == set(there) else None
     rows = 0
     with nullcontext(sys.stdout) if out in ("", "-") else open(out, "w") as file:
-        for lines in predictions(model, source, meta["labels"], task, stage):
+        for lines in predictions(model, source, meta["labels"], task, stage, order):
             file.writelines(lines)
             rows += len(lines)
     return rows
 
 
-def predictions(model: Model, source: Source, labels: list[str], task: str, stage: Stage | None = None) -> Iterator[list[str]]:
-    """Lines of text, a batch at a time: label and probability, label and scores, or the predicted value."""
+def predictions(model: Model, source: Source, labels: list[str], task: str, stage: Stage | None = None,
+                order: list[int] | None = None) -> Iterator[list[str]]:
+    """Lines of text, a batch at a time: label and probability, label and scores, or the predicted value. `order`: the places
+    of the model's columns in the source, where they differ.
+    """
     piece = 0
     while source.pieces is None or piece < source.pieces:
         for batch in source.read(piece):
+            if order is not None and batch.x is not None:
+                batch.x = np.ascontiguousarray(batch.x[:, order])
             scores = model.predict(batch if stage is None else stage.transform(batch))
             if task == "regression":
                 yield [f"{v:.7g}\n" for v in model.link(scores).tolist()]

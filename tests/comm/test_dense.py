@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.codec import lowrank, quant, sparse  # noqa: F401
 from engine.codec.base import codec
 from engine.comm import dense, tree  # noqa: F401
-from engine.comm.coded import Coded, Lowrank, Shared
+from engine.comm.coded import TAG, Coded, Lowrank, Shared
 from engine.comm.local import Alone, group
 from engine.comm.sparse import Sparse, total
 from engine.errors import PeerError
@@ -114,7 +114,43 @@ def test_coded_sums_lose_nothing_for_good(name, size):
     np.testing.assert_allclose(came + sum(e.astype(np.float64) for _, e in found), given_, atol=1e-3)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(8, 1), (8, 2), (8, 5), (16, 8)])
+def test_what_is_not_finite_adds_nothing_and_spoils_no_other_rank_s_part():
+    """On the owner of a chunk, on another rank, and where only the sum is too large; later steps are as ever."""
+    n = 3 * 1024
+
+    def work(link):
+        made = Coded(link, n, lambda stream: codec("int8", block=64), chunk=1024)
+        g = np.full(n, 1.0, np.float32)
+        if link.rank == 0:
+            g[0], g[1024], g[2048:] = np.inf, np.nan, 3e38
+        if link.rank:
+            g[2048:] = 3e38
+        with np.errstate(over="ignore"):
+            first = made(g).copy()
+        return first, made(np.full(n, 1.0, np.float32)).copy(), made.residual()
+
+    found = on_ranks(3, work)
+    for first, second, owed in found:
+        assert first.tobytes() == found[0][0].tobytes() and second.tobytes() == found[0][1].tobytes()
+        assert np.isfinite(first).all() and np.isfinite(second).all() and np.isfinite(owed).all()
+        assert first[[0, 1024]] == pytest.approx([2, 2], abs=0.05)  # the two ranks whose values are finite
+        assert first[1:1024] == pytest.approx(3, abs=0.05) and second[1:1024] == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_rank_that_sends_no_frame_is_named_at_the_deadline(begun):
+    """Also one that falls silent after its first chunk."""
+    links = group(2, timeout_s=0.4)
+    made = [Coded(link, 8 * 1024, lambda stream: codec("int8"), chunk=1024) for link in links]
+
+    if begun:
+        frame = made[1].codecs[0].encode(np.ones(1024, np.float32), made[1].states[0], 0)
+        links[1].send(np.frombuffer(frame, np.uint8), 0, name="coded", tag=TAG)
+    with pytest.raises(PeerError, match=r"rank 0 waited 0\.4 s in 'coded'.*rank 1"):
+        made[0](np.ones(8 * 1024, np.float32))
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 1), (8, 2), (8, 3), (8, 5), (16, 8)])
 def test_shared_scale_sums_are_exact_to_half_a_level_a_rank(bits, size):
     n = 3000
 
@@ -135,7 +171,7 @@ def test_too_many_ranks_for_eight_bits_is_said():
         Shared(group(43)[0], 10)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 def test_low_rank_sums_a_low_rank_matrix_and_owes_the_rest(size):
     n = 60 * 60
 

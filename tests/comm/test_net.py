@@ -51,6 +51,17 @@ def test_a_pulled_cable_loses_and_doubles_nothing(run):
 
 
 @pytest.mark.long
+def test_a_link_that_becomes_slow_and_loses_packets_only_takes_longer(run):
+    """A quarter of the rate, then for a while a queue so short that packets are lost: none is given up, none twice."""
+    slow = "tc qdisc replace dev ev00 root tbf rate 50mbit burst 64kb latency 50ms"
+    worse = "tc qdisc replace dev ev00 root tbf rate 20mbit burst 8kb latency 2ms"
+    again = slow.replace("50mbit", "200mbit")
+    sender, reader = run("200mbit", 1, [(0.3, slow), (1.0, worse), (2.0, again)])
+    assert reader["good"] == 40 and reader["received"]["state"] == 40 << 20
+    assert sender["held"] == 0 and reader["metrics"] + sender["dropped"] <= 40
+
+
+@pytest.mark.long
 def test_a_dead_rail_s_chunks_go_over_the_other(run):
     sender, reader = run("200mbit", 2, [(0.4, "ip link set ev10 down")])
     assert reader["good"] == 40

@@ -146,15 +146,19 @@ def test_the_run_goes_on_with_one_rank_less_or_more_and_learns_each_row_once(tmp
 
 
 @pytest.mark.smoke
-def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path):
+@pytest.mark.parametrize(("action", "kept"), [
+    ("kill", ["model/linear"]),  # survivors stand at the step that is taken: only what is not theirs is read
+    pytest.param("wipe", [], marks=pytest.mark.long)])  # and here they are one step beyond it
+def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path, action, kept):
     options = ("--on-loss=shrink", "fault.seal=3000")
-    code, said, told, _ = supervised(4, tmp_path / "a", *options, ENGINE_CRASH="own:1:7:0:wipe")
+    code, said, told, _ = supervised(4, tmp_path / "a", *options, ENGINE_CRASH=f"own:1:7:0:{action}")
     assert code == 0, said
     assert {e["event"] for e in told} == {"recovered", "recovery", "committed", "done"}, said
     assert {e["ranks"] for e in told if e["event"] == "recovery"} == {3}
+    assert [e["kept"] for e in told if e["event"] == "recovered"] == [kept]
     assert all(set(e["spent"]) == {"isolate", "recover", "repair", "synchronise", "verify"} for e in told if "spent" in e)
     code, said, told, _ = supervised(4, tmp_path / "b", *options, "fault.inplace=false",
-                                     ENGINE_CRASH="own:1:7:0:wipe")
+                                     ENGINE_CRASH=f"own:1:7:0:{action}")
     assert code == 0 and sum(e["event"] == "relaunch" for e in told) == 1, said
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 

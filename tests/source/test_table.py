@@ -47,6 +47,28 @@ def test_row_groups_are_pieces_and_each_row_comes_once(tmp_path, table, suffix):
     assert again.schema == source.schema
 
 
+def test_columns_of_words_give_the_rows_of_the_same_csv(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    sites = [None if i % 11 == 0 else f" s\u00fc{i % 7} " if i % 5 else "NA" for i in range(N)]
+    held = arrow.table({"site": sites, "a": X[:, 0].tolist(), "code": (Y * 7).tolist(), "note": ["x"] * N, "y": Y.tolist()})
+    pytest.importorskip("pyarrow.parquet").write_table(held, tmp_path / "rows.parquet", row_group_size=300)
+    pytest.importorskip("pyarrow.csv").write_csv(held.drop_columns("note"), tmp_path / "rows.csv")
+    asked = {"target": "y", "categorical": ("code", "site"), "task": "multiclass", "labels": ("0", "1", "2"), "hash_bits": 12}
+    mine, theirs = (open_source(str(tmp_path / name), **asked) for name in ("rows.parquet", "rows.csv"))
+    assert mine.schema == theirs.schema and mine.left_out == ("note",) and mine.pieces == 3
+    both = []
+    for source in (mine, theirs):
+        found = [batch for piece in range(source.pieces) for batch in source.read(piece)]
+        entries = [(b.keys[lo:hi].tolist(), b.values[lo:hi].tolist())
+                   for b in found for lo, hi in zip(b.indptr[:-1], b.indptr[1:], strict=True)]
+        both.append((entries, np.concatenate([b.y for b in found]).tolist()))
+    for row, (ours, same) in enumerate(zip(*(found[0] for found in both), strict=True)):
+        assert ours == same, (row, sites[row])
+    assert both[0][1] == both[1][1]
+    with pytest.raises(ConfigError, match="nope"):
+        open_source(str(tmp_path / "rows.parquet"), target="y", categorical=("nope",))
+
+
 def test_array_files_are_read_in_slabs(tmp_path, monkeypatch):
     h5py, netcdf, zarr = (pytest.importorskip(name) for name in ("h5py", "netCDF4", "zarr"))
     monkeypatch.setattr("engine.source.table.SLAB_ROWS", 256)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ShardError
 from engine.types import Update
-from engine.update.merge import combine
+from engine.update.merge import MANY, combine
 
 
 def make(rng, most=40):
@@ -60,3 +60,21 @@ def test_what_does_not_fit_together_is_refused(pair):
         combine(pair)
     with pytest.raises(ShardError, match="at least one"):
         combine([])
+
+
+@pytest.mark.parametrize("count", [MANY, 200])
+@pytest.mark.parametrize(("width", "dtype"), [(6, np.float32), (2, np.float64)])
+def test_many_are_summed_in_the_order_given_to_the_last_bit(count, width, dtype):
+    rng = np.random.default_rng(count)
+    parts = []
+    for i in range(count):
+        keys = np.unique(rng.integers(0, 300, rng.integers(0, 60)).astype(np.uint32)) if i % 7 else np.empty(0, np.uint32)
+        parts.append(Update(keys, (rng.normal(size=(len(keys), width)) * 10.0 ** rng.integers(-6, 6)).astype(dtype), 1.0))
+    one = parts[0]
+    for part in parts[1:]:
+        one = combine([one, part])
+    found = combine(parts)
+    assert np.array_equal(found.keys, one.keys) and found.values.tobytes() == one.values.tobytes()
+    assert found.weight == one.weight == count
+    none = combine([Update(np.empty(0, np.uint32), np.empty((0, width), dtype), 0.0)] * count)
+    assert not len(none.keys) and none.values.shape == (0, width)

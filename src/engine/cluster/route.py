@@ -7,14 +7,16 @@ The same formulas serve a running job (fits of this machine) and the offline que
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from statistics import median
 
 WORTH = 2.0  # times dense's guess: a codec above it is not even tried; guesses of short exchanges are no better than that
 NEAR_WORTH = 0.5  # the same where all ranks share a node: in memory a byte costs as much to code as to move
 WIN, STAY = 0.9, 1.0  # of the time of what is in use: what a rival has to reach, and what dense, which loses nothing
+FOLDS = 48  # updates from which an owner sorts rows instead of adding one update after the other (update/merge.py)
 CLOSE = 1.25  # times the least: a candidate above it is out after the heats
+BEATEN = 2.0  # the same of dense: nearer than that it has to be beaten in the final as well
 
 
 UNIT = 9216  # elements: whole blocks of every codec that has blocks
@@ -144,10 +146,11 @@ Blocks = Mapping[str, Sequence[float]]  # by candidate: seconds a step in each r
 
 
 def close(blocks: Blocks) -> list[str]:
-    """Candidates whose median is within CLOSE of the least, and dense unless a candidate beats it clearly; quickest first."""
+    """Candidates whose median is within CLOSE of the least, and dense unless one beats it by far in every round; the quickest
+    first."""
     usual = {name: median(times) for name, times in blocks.items()}
     least = min(usual.values())
-    kept = [name for name, t in usual.items() if t <= CLOSE * least]
+    kept = [name for name, t in usual.items() if t <= (BEATEN if name == "dense" else CLOSE) * least]
     if "dense" in blocks and "dense" not in kept and verdict(blocks, "dense") == "dense":
         kept.append("dense")
     return sorted(kept, key=lambda name: usual[name])
@@ -193,9 +196,10 @@ def explain(fit: Fit, ranks: int, n: int, allowed: Sequence[str], picked: str = 
 class Scale:
     """The question of weak scaling: each rank learns `rows` of `row_s` seconds between exchanges of `touched` rows of state.
 
-    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size); `merge_s`: taking a
-    touched row out, adding it and merging it. `shared`: the ranks of a node share one model, each the owner of a part of
-    the keys, so that only nodes exchange and a node's ranks share the merging.
+    `wide` bytes a row; `union`: rows that the union of all ranks touches at most (the table's size). Seconds a row: `take_s`
+    to take a touched row out for its owner, `fold_s` to add it there and to pack the sum, `put_s` to merge a sum into the
+    model, all with every core at work. `crowd`: ranks a core. `shared`: the ranks of a node share one model, each the owner of
+    a part of the keys, so that only nodes exchange and a node's ranks share the merging.
     """
 
     rows: int
@@ -203,8 +207,11 @@ class Scale:
     touched: float
     union: float
     wide: float = 28.0
-    merge_s: float = 1.5e-8
+    take_s: float = 1e-8
+    fold_s: float = 1e-8
+    put_s: float = 1e-8
     shared: bool = False
+    crowd: float = 1.0
 
 
 def union_of(scale: Scale, ranks: int) -> float:
@@ -214,7 +221,8 @@ def union_of(scale: Scale, ranks: int) -> float:
 
 def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
     """(learning, exchanging) seconds of one step: updates to owners, sums from owners back, merged by every rank."""
-    learn = scale.rows * scale.row_s
+    busy = max(1.0, scale.crowd)
+    learn = scale.rows * scale.row_s * busy
     if ranks == 1:
         return learn, 0.0
     wire = fit.far if ranks > fit.per_node else fit.near
@@ -227,11 +235,13 @@ def step_s(fit: Fit, scale: Scale, ranks: int) -> tuple[float, float]:
             return learn, 0.0
     whole = union_of(scale, ranks)
     share = (parties - 1) / parties
-    messages = 2 * ceil(log2(parties)) + 2 * min(parties - 1, 2 * ceil(log2(parties)))
+    messages = 4 * ceil(log2(parties)) + 2 * min(parties - 1, 2 * ceil(log2(parties)))  # votes and sizes; rows and sums
     wires = messages * wire.latency_s + (touched + whole) * scale.wide * share * wire.byte_s * crowd
-    return learn, wires + scale.merge_s * (touched + whole) / hands
+    fold_s = scale.fold_s * max(1.0, min(parties, FOLDS) / 2)  # sums of two by two; many are sorted
+    return learn, wires + busy * ((scale.take_s + fold_s) * touched + scale.put_s * whole) / hands
 
 
 def weak(fit: Fit, scale: Scale, ranks: Sequence[int]) -> list[tuple[int, float]]:
     """(ranks, efficiency): the rate a rank keeps, against one rank alone."""
-    return [(p, scale.rows * scale.row_s / sum(step_s(fit, scale, p))) for p in ranks]
+    alone = replace(scale, crowd=1.0)
+    return [(p, sum(step_s(fit, alone, 1)) / sum(step_s(fit, scale, p))) for p in ranks]

@@ -23,8 +23,15 @@ KINDS = {"ping": 0, "get": 1, "apply": 2, "commit": 3, "stage": 4, "ledger": 5, 
          "recent": 10, "drop": 11, "clock": 12, "promise": 13, "pack": 14}
 STATUS = ("ok", "moved", "busy", "full", "conflict", "waiting", "broken")
 OK, MOVED, BUSY, FULL, CONFLICT, WAITING, BROKEN = range(7)
-OPS = {"add": 0, "assign": 1, "max": 2, "sgd": 3, "adagrad": 4, "momentum": 5}
+OPS = {"add": 0, "assign": 1, "max": 2, "sgd": 3, "adagrad": 4, "momentum": 5, "merge": 6}
 STATEFUL = ("adagrad", "momentum")
+
+
+def sent(op: str, width: int) -> int:
+    """Floats of an item of `op` for rows of `width`; 0 where the width does not suit."""
+    if op == "merge":
+        return 0 if width % 4 else width // 4 * 7
+    return width if op not in STATEFUL else 0 if width % 2 else width // 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ class World:
         heads = self._comm.allgather(int(first[0]))
         order = {head: at for at, head in enumerate(dict.fromkeys(heads))}
         self.nodes: tuple[int, ...] = tuple(order[head] for head in heads)
+        self.serve: Callable[[], bool] = bool  # called while this rank waits, for others that ask it meanwhile
         self.relaxed = False  # waits sleep from the start: a thread waits, beside a program that needs the cores
         self._crowded = self.node_size > len(os.sched_getaffinity(0))
         self._bytes = self._mpi.BYTE
@@ -246,6 +247,7 @@ class World:
                 waited = time.monotonic() - began
                 if waited > self.timeout_s:
                     raise late(name, waited)
+                self.serve()
                 if why := self.alarm():
                     ABANDONED.append(done)  # MPI may still write into its buffers
                     raise PeerLost(f"rank {self.rank} called off {name!r}: {why}",

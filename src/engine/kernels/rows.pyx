@@ -183,3 +183,27 @@ def mix(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, co
             else:
                 merge(to, to, new, width)
             mark[rows[i]] = 1
+
+
+def lay(unsigned char[:, :] to, const unsigned char[:, :] of):
+    """The rows of `of`, bytes side by side, over those of `to`; either may be some columns of wider rows."""
+    cdef Py_ssize_t i, n = of.shape[0], width = of.shape[1]
+    cdef Py_ssize_t there = to.strides[0], here = of.strides[0]
+    cdef unsigned char* a
+    cdef const unsigned char* b
+    if to.shape[0] != n or to.shape[1] != width or (width > 1 and (to.strides[1] != 1 or of.strides[1] != 1)):
+        raise ValueError(f"lay: {n} rows of {width} bytes over {to.shape[0]} of {to.shape[1]}, or bytes apart")
+    if not n or not width:
+        return
+    a, b = &to[0, 0], &of[0, 0]
+    with nogil:
+        if width == 12:  # the rows of a linear model
+            for i in range(n):
+                memcpy(a, b, 12)
+                a += there
+                b += here
+        else:
+            for i in range(n):
+                memcpy(a, b, width)
+                a += there
+                b += here

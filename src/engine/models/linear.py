@@ -250,6 +250,14 @@ class Linear:
         self._block[rows, :3] = values
         self._mark_base()
 
+    def fill(self, values: Array) -> None:
+        """The first rows of the block take float32 `(m, 3)`, those of the bias, its last, the last ones; this is the base."""
+        self._native.rebase()
+        cut = len(values) - self.options["classes"] * (self.options["bias"] != 0)
+        self._block[:cut, :3] = values[:cut]
+        self._block[len(self._block) - len(values) + cut :, :3] = values[cut:]
+        self._mark_base()
+
     def pace(self, factor: float) -> None:
         """Steps by `factor` times the rate of the options from here on; FTRL's past steps are scaled with it."""
         self._native.pace(self.options["rate"] * factor)
@@ -275,6 +283,12 @@ class Linear:
             keys.append(np.array([CLOCK], np.uint32))
             values.append(np.array([[gone[1], 0, 0, 0, 0, 1]], np.float32))
         return Update(np.concatenate(keys), np.concatenate(values), float(gone[0]))
+
+    def drop(self) -> None:
+        """Back to the base: what was learned since is forgotten. ShardError where rows are not tracked."""
+        if not self.options["tracked"]:
+            raise ShardError("drop: this model does not track rows", fix="make it with tracked=True")
+        self.merge(Update(np.empty(0, np.uint32), np.empty((0, 6), np.float32), 0.0), 1)
 
     def merge(self, total: Update, ranks: int) -> None:
         """Back to the base, then `total` (the sum over `ranks` of their updates) by the merge rule: the new base."""

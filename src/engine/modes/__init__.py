@@ -19,6 +19,8 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     mode, _, number = config.exchange.mode.partition(":")
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
+    if config.exchange.place == "table":
+        return tabled(job, config, mode)
     if (carried := getattr(job.keeper, "carried", None)) is not None:  # its survivors go on, however few
         return carried.run()
     owes = "residual" in job.recalled
@@ -57,16 +59,7 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
         raise ConfigError(f"exchange.mode={mode}: its commits are not kept in node memory",
                           fix="fault.memory=off and checkpoints")
     if mode == "ssp":
-        from engine.modes.stale import Stale
-
-        balance = config.exchange.balance
-        if balance and isinstance(job.stream, streams.Dealt):
-            raise ConfigError("exchange.balance: rows dealt in global order are the same number for all", fix="data.rule=part")
-        ease = config.exchange.ease
-        if ease and (config.model.kind, config.model.learner == "ftrl") != ("linear", False):
-            raise ConfigError("exchange.ease: expected a linear model with a step size that may change, found "
-                              f"{config.model.kind} {config.model.learner}", fix="model.learner=sgd, adagrad, nag, pa1 or pa2")
-        return Stale(job, int(number), power, balance=balance, ease=ease).run()
+        return _stale(job, config, int(number))
     if mode == "hybrid":
         from engine.modes.hybrid import Hybrid
 
@@ -83,6 +76,29 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
 
     budget = Budget(config.exchange.budget, config.exchange.fresh)
     return Auto(job, budget, note, power, (config.model.kind, config.model.learner == "ftrl") == ("linear", False)).run()
+
+
+def _stale(job: loop.Job, config: Config, bound: int) -> Iterator[loop.Event]:
+    from engine.modes.stale import Stale
+
+    balance = config.exchange.balance
+    if balance and isinstance(job.stream, streams.Dealt):
+        raise ConfigError("exchange.balance: rows dealt in global order are the same number for all", fix="data.rule=part")
+    ease = config.exchange.ease
+    if ease and (config.model.kind, config.model.learner == "ftrl") != ("linear", False):
+        raise ConfigError("exchange.ease: expected a linear model with a step size that may change, found "
+                          f"{config.model.kind} {config.model.learner}", fix="model.learner=sgd, adagrad, nag, pa1 or pa2")
+    return Stale(job, bound, config.exchange.damp, balance=balance, ease=ease).run()
+
+
+def tabled(job: loop.Job, config: Config, mode: str) -> Iterator[loop.Event]:
+    """The run of a job whose model lies in a table: in steps, or each rank at its own pace."""
+    if mode == "bsp" or not job.shared:
+        return loop.run(job)
+    _check(config, mode)
+    from engine.modes.table import Free
+
+    return Free(job).run()
 
 
 def _check(config: Config, mode: str) -> None:

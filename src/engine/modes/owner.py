@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine import loop
 from engine.cluster import clock as clocks
-from engine.errors import ConfigError, PeerError, PeerLost
+from engine.errors import ConfigError, PeerLost
+from engine.modes.called import QUEUE, Call, Called
 from engine.modes.post import LAST, Letter, Post
 from engine.modes.stale import once
 from engine.source import stream as streams
@@ -32,11 +32,8 @@ from engine.types import Array, Link, Update
 from engine.update.merge import combine
 from engine.update.replica import damp
 
-PUSH, PULL, CALL = 136, 137, 138
-QUEUE = 2  # messages under way to one rank before what follows is written together
-IDLE_S = 5e-4
+PUSH, PULL = 136, 137
 GIVEN = 64  # gifts of rows remembered one by one until they are heard of
-Call = tuple[list[clocks.Action], clocks.Clock, BaseException | None]
 
 
 def cuts(rows: int, shards: int) -> list[int]:
@@ -44,7 +41,7 @@ def cuts(rows: int, shards: int) -> list[int]:
     return [rows * s // shards for s in range(shards + 1)]
 
 
-class Owner:
+class Owner(Called):
     """One rank's side of a run. Its model has `follow` and rows in one block (the linear family).
 
     `me`, and every sender and owner below, is a rank as it was at the start: a member. `at[member]` = its rank now, or -1.
@@ -58,15 +55,15 @@ class Owner:
                               fix="exchange.mode=ssp:4")
         if isinstance(job.stream, streams.Dealt):
             raise ConfigError("exchange.mode=asp: dealing rows over ranks waits for all of them", fix="data.rule=part")
-        self.job, self.power, self.me = job, power, job.link.rank
-        self.keeper = keeper
+        self.begin(job)
+        self.power, self.keeper = power, keeper
         self.kept = model.fork()
         size = job.link.size
         self.cuts = cuts(len(self.kept._block), size)
         self.bounds = np.array(self.cuts[1:-1], np.uint32)
         self.holder = list(range(size))  # of each shard
         self.shards = [self.me]  # those held here
-        self.away: set[int] = set()  # of those, which are still being read from node memory
+        # `away`: of those, which are still being read from node memory
         self.early: list[Letter] = []  # pushes to them
         self.flying: dict[tuple[int, int], list[tuple[int, Update]]] = {}  # (sender, shard): not known to be applied
         self.waiting: list[Update | None] = [None] * size  # written together for shard s
@@ -78,8 +75,6 @@ class Owner:
         self.dirty: list[Array] = []  # rows by which the view may differ from `kept`
         self.touched: list[Array] = []  # rows of mine that changed since the last record
         self.out: list[tuple[Post, Letter, int]] = []  # letters that leave when the record that covers them is kept
-        self.counted, self.rows, self.base = 0, 0, job.clock.rows
-        self.failed: BaseException | None = None
         self._meet(job.link, list(range(size)))
         if keeper is not None:
             keeper.carried = self
@@ -89,11 +84,7 @@ class Owner:
         self.members = members
         self.at = [members.index(m) if m in members else -1 for m in range(len(self.holder))]
         self.pushes, self.pulls = Post(link, PUSH, "pushes"), Post(link, PULL, "rows of owners")
-        self.calls = Post(link, CALL, "call to settle")
-        self.progress = np.zeros((link.size, 6))  # at rank 0: rows so far, away, label, left, stop, time of each rank
-        self.progress[:, 3] = 1
-        self.told = -1.0
-        self.busy_s = time.monotonic()
+        self.meet(link)
 
     def run(self) -> Iterator[loop.Event]:
         """Until rank 0 says stop; yields each due action, in the same state on every rank."""
@@ -109,46 +100,22 @@ class Owner:
 
     def learn(self) -> bool:
         """One interval of rows; False where there are none left."""
-        job, error, scores, update = self.job, None, None, None
         self.refresh()
-        job.beat("learning")
-        began = time.perf_counter()
-        rows = job.stream.take(job.k * len(job.team.models))
-        try:
-            if rows is not None and len(rows) and job.stage is not None:
-                rows = job.stage.learn(rows)
-            if rows is not None and len(rows):
-                rows, scores = job.team.learn(rows, job.k)
-            update = job.team.update()
-        except Exception as caught:
-            error = caught
-        job.counts.add("learn_s", time.perf_counter() - began)
-        count = 0 if rows is None else len(rows)
-        table = np.zeros((job.link.size, 6))
-        table[job.link.rank] = [count, 0, float(rows.y[-1]) if rows is not None and count else np.nan, 0, 0, 0]
-        loop.score(job, rows, scores, table)
-        self.rows += count
-        left = bool(getattr(job.stream, "left", rows is not None))
+        update, count, left, error = self.interval()
         if update is not None and len(update.values):
             self.dirty.append(update.keys if update.keys is not None else np.empty(0, np.uint32))
             self._push(update)
         if self.keeper is not None:
             point("learned")
-        self._report(left, error)
+        self.report(left, error)
         return left or count > 0
 
-    def _report(self, left: bool, error: BaseException | None) -> None:
-        """Rank 0 hears how far this rank is."""
-        job = self.job
-        ticket = np.array([self.rows, bool(self.away), job.label, left, loop.STOPS.index(job.stop()),
-                           time.monotonic() - job.began_s])
-        state = self.rows + ticket[3:5].sum() / 8 + ticket[1] / 32
-        if job.link.rank == 0:
-            self._progress(0, Letter(0, ticket, None, error))
-        elif (error is not None or state != self.told) and (
-                error is not None or not left or self.calls.waiting(0) < QUEUE):
-            self.calls.send(Letter(0, ticket, None, error), 0)
-            self.told = state
+    def idle(self) -> bool:
+        """No rows left: serves until called."""
+        self.wait()
+        left = self.keeper is not None and bool(getattr(self.job.stream, "left", False))  # of a dead rank's rows
+        self.report(left or bool(self.away), None)
+        return left
 
     def _push(self, update: Update) -> None:
         """To each shard its rows; special rows (clock, scaler) are shard 0's, and so is the count of rows."""
@@ -231,13 +198,7 @@ class Owner:
         self._flush()
         self._give()
         self.keep()
-        if self.job.link.rank == 0:
-            for rank, letter in self.calls.arrived():
-                self._progress(rank, letter)
-            return self._decide()
-        for _, letter in self.calls.arrived():
-            return letter.extra
-        return None
+        return self.called()
 
     def _pushed(self, rank: int, letter: Letter) -> None:
         if letter.update is None:  # the last before settling
@@ -317,40 +278,6 @@ class Owner:
                 model.merge(total, 1)
         self.dirty = [total.keys] if total is not None and total.keys is not None else []
 
-    def idle(self) -> bool:
-        """No rows left: serves until called; the peer that keeps everybody waiting is rank 0's to name."""
-        time.sleep(IDLE_S)
-        waited = time.monotonic() - self.busy_s
-        limit = getattr(self.job.link, "timeout_s", 300.0)
-        if waited > limit:
-            late = [r for r in range(self.job.link.size) if self.job.link.rank == 0 and self.progress[r, 3]] or [0]
-            raise PeerError(f"rank {self.me} waited {waited:.1f} s in 'call to settle' for rank {', '.join(map(str, late))}")
-        left = self.keeper is not None and bool(getattr(self.job.stream, "left", False))  # of a dead rank's rows
-        self._report(left or bool(self.away), None)
-        return left
-
-    def _progress(self, rank: int, letter: Letter) -> None:
-        self.progress[rank] = letter.ticket
-        self.failed = self.failed or letter.error
-        self.busy_s = time.monotonic()
-
-    def _decide(self) -> Call | None:
-        """At rank 0: what is due, told to all; nothing is while shards are away."""
-        rows, failed = int(self.progress[:, 0].sum()), self.failed
-        if failed is None and (self.progress[:, 1].any() or rows < self.counted):
-            return None
-        tick = clocks.Tick(rows - self.counted, bool(self.progress[:, 3].any()),
-                           loop.STOPS[int(self.progress[:, 4].max())], float(self.progress[0, 5]))
-        if not tick.rows and tick.left and not tick.stop and not failed:
-            return None
-        self.counted = rows
-        self.job.clock, actions = clocks.advance(self.job.clock, tick, self.job.rules)
-        if not actions and failed is None:
-            return None
-        call = (actions, self.job.clock, failed)
-        self.calls.broadcast(Letter(0, np.zeros(0), None, extra=call))
-        return call
-
     def settle(self, call: Call) -> Iterator[loop.Event]:
         """All that was pushed is applied; every owner's rows are everywhere; then what is due."""
         actions, self.job.clock, failed = call
@@ -372,26 +299,9 @@ class Owner:
         self.refresh()
         if self.job.stage is not None:
             self.job.stage.exchange(self.job.link)
-        self._count()
+        self.count()
         for action in once(actions):
             yield loop.Event(action, self.job.clock.step, self.job.clock.rows)
-
-    def _count(self) -> None:
-        """Rows learned since rank 0 was last told: after settling the clock is right."""
-        if self.job.link.rank:
-            ticket = np.array([self.rows, 0, self.job.label, 1, 0, time.monotonic() - self.job.began_s])
-            self.calls.send(Letter(LAST, ticket, None), 0)
-            self.told = -1.0
-        else:
-            left = self.progress[:, 3].copy()
-            self.progress[0, 0] = self.rows
-            for rank, letter in self.calls.until_last():
-                self._progress(rank, letter)
-            self.progress[:, 3] = left
-            rows = int(self.progress[:, 0].sum())
-            self.job.clock = replace(self.job.clock, rows=self.job.clock.rows + rows - self.counted)
-            self.counted = rows
-        self.job.clock = self.job.link.bcast(self.job.clock, name="rows counted")
 
     # --- after a death
 

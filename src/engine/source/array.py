@@ -110,9 +110,11 @@ def _source(rows: Batch, count: int, y: Array, width: int, task: str | None, pie
     return ArraySource(rows, Schema(width, rows.sparse, kind, labels), piece_rows=piece_rows)
 
 
-def from_files(paths: Sequence[str], *, task: str | None, piece_rows: int) -> ArraySource:
-    """Source of `.npy` (the last column is y) or `.npz` files (x and y, or indptr, keys, values and y), gzip or not."""
-    loaded = [_load(path) for path in paths]
+def from_files(paths: Sequence[str], *, task: str | None, piece_rows: int, blind: int = 0) -> ArraySource:
+    """Source of `.npy` (the last column is y) or `.npz` files (x and y, or indptr, keys, values and y), gzip or not.
+    `blind` > 0: rows of so many features, y may be absent.
+    """
+    loaded = [_load(path, blind) for path in paths]
     first = set(loaded[0])
     for path, parts in zip(paths, loaded, strict=True):
         if set(parts) != first:
@@ -128,7 +130,7 @@ def from_files(paths: Sequence[str], *, task: str | None, piece_rows: int) -> Ar
     return from_csr(np.concatenate([[0], np.cumsum(counts)]), keys, values, y, task=task, piece_rows=piece_rows)
 
 
-def _load(path: str) -> dict[str, Array]:
+def _load(path: str, blind: int) -> dict[str, Array]:
     """Arrays x, y or indptr, keys, values, y of one file, checked; DataError names what is there instead."""
     try:
         if path.endswith(".gz"):
@@ -148,7 +150,12 @@ def _load(path: str) -> dict[str, Array]:
         table = parts["all"]
         if table.ndim != 2 or table.shape[1] < 2:
             raise DataError(f"expected (rows, columns and a target), found {table.shape}", where=path, fix="2 axes")
+        if table.shape[1] == blind:
+            return {"x": table, "y": np.zeros(len(table), np.float32)}
         return {"x": table[:, :-1], "y": table[:, -1]}
+    if blind and "y" not in parts:
+        rows = len(parts["x"]) if "x" in parts else max(0, len(parts.get("indptr", [0])) - 1)
+        parts["y"] = np.zeros(rows, np.float32)
     return _named(parts, path)
 
 

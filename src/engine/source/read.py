@@ -11,7 +11,7 @@ from engine.errors import ConfigError, DataError
 from engine.source.array import ArraySource, digits, from_files
 from engine.source.live import LiveSource, live, open_live
 from engine.source.make import MakeSource, parse_spec
-from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan
+from engine.source.schema import Event, Grams, Plan, Task, csv_plan, libsvm_plan, named_plan, text_plan, unlabelled
 from engine.source.table import TableSource, open_table, tabular
 from engine.source.text import BOM, TextSource, open_stream
 
@@ -67,6 +67,15 @@ def _refuse(spec: str, format: str | None, text: Grams, event: Event) -> None:
         raise ConfigError("time: @message is the time of a message of Kafka", where=spec, fix="name a column")
 
 
+def _kind(head: bytes, format: str | None, text: Grams, event: Event, where: str) -> str:
+    """csv or libsvm, as said or by the first line."""
+    row = head.split(b"\n", 1)[0]
+    kind = format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")
+    if kind == "libsvm" and any(event[:2]):
+        raise unnamed(where)
+    return kind
+
+
 def open_source(
     spec: str,
     *,
@@ -93,11 +102,14 @@ def open_source(
     where: str = "",
     text: Grams = None,
     event: Event = ("", "", "auto"),
+    like: Plan | None = None,
+    blind: int = 0,
 ) -> LiveSource | TableSource | TextSource | ArraySource | MakeSource:
     """The source that `spec` names; a `plan` from another rank is used as it is, and stdin is then left alone.
 
     Missing numeric values are 0 (`missing=zero`), an error, or NaN.  `on_bad_rows`: `error` raises at the first bad
-    row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.
+    row; `skip` leaves it out and counts it in `stats`; `count` also adds a line a piece to `events`.  `blind` > 0: rows of
+    so many features whose target is not asked for and may be absent; their text is parsed as that of the plan `like`.
     """
     _refuse(spec, format, text, event)
     if spec.startswith("make:"):
@@ -106,12 +118,11 @@ def open_source(
         return digits(spec, piece_rows)
 
     def find(head: bytes, where: str) -> Plan:
-        row = head.split(b"\n", 1)[0]
+        if like is not None:
+            return unlabelled(like, head, where)
         if format == "text":
             return text_plan(head, where, labels=labels, hash_bits=hash_bits, task=task, text=text)
-        if (format or ("libsvm" if b":" in row and b"," not in row and not text else "csv")) == "libsvm":
-            if any(event[:2]):
-                raise unnamed(where)
+        if _kind(head, format, text, event, where) == "libsvm":
             return libsvm_plan(head, where, task=task, labels=labels, hash_bits=hash_bits, first=first)
         return csv_plan(head, where, target=target, header=header, delimiter=delimiter, numeric=numeric,
                         categorical=categorical, labels=labels, hash_bits=hash_bits, task=task, missing=missing,
@@ -119,21 +130,19 @@ def open_source(
 
     if tabular(spec):
         return open_table(spec, files, target=target, columns=columns, where=where, task=task, labels=labels, missing=missing,
-                          plan=plan, event=event)
+                          plan=plan, event=event, blind=bool(blind), categorical=categorical, hash_bits=hash_bits)
     said = {"format": format, "task": task, "labels": labels, "hash_bits": hash_bits, "first": first, "target": target,
             "header": header, "delimiter": delimiter, "categorical": categorical, "missing": missing, "wait_s": wait_s,
-            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text,
-            "event": event}
+            "idle_s": idle_s, "spool": spool, "on_bad_rows": on_bad_rows, "columns": columns, "text": text, "event": event}
     if live(spec):
         return open_live(spec, said, plan=plan or named_plan(columns, spec, said), find=find)
     paths = files(spec)
     if paths[0].removesuffix(".gz").endswith((".npz", ".npy")):
-        return from_files(paths, task=task, piece_rows=piece_rows)
+        return from_files(paths, task="regression" if blind else task, piece_rows=piece_rows, blind=blind)
     begun = b""
     if plan is None and spec == "-" and (columns or (format == "text" and task)):  # said, so nothing has to be waited for
         plan = named_plan(columns, spec, said)
-    if plan is None:
-        if spec == "-":
-            begun = open_stream(spec).read(HEAD_BYTES)
-        plan = find(whole_lines(begun, spec) if spec == "-" else head(paths[0]), paths[0])
+    if plan is None and spec == "-":
+        begun = open_stream(spec).read(HEAD_BYTES)
+    plan = plan or find(whole_lines(begun, spec) if spec == "-" else head(paths[0]), paths[0])
     return TextSource(paths, plan, piece_bytes=piece_bytes, on_bad_rows=on_bad_rows, begun=begun)

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -57,6 +57,30 @@ class Plan:
     @property
     def seeds(self) -> Array:
         return np.array([text_hash(n.encode()) for n in self.names], np.uint64)
+
+    def dump(self) -> dict[str, Any]:
+        """What `read` takes, of plain values: a checkpoint keeps it, so that other text is parsed as this was."""
+        return asdict(self)
+
+    @staticmethod
+    def read(held: Mapping[str, Any]) -> Plan:
+        def whole(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+        return Plan(**{**whole(held), "schema": Schema(**whole(held["schema"]))})
+
+    def differs(self, other: Plan) -> str:
+        """How rows of `other` would be taken for something else than rows of this plan, or ""."""
+        if self.format != other.format or (self.format == "libsvm" and self.first != other.first):
+            return f"{self.format} with keys from {self.first} there, {other.format} with keys from {other.first} here"
+        words = ("nothing to learn", "numbers", "words", "the target", "the target", "text")
+        mine, theirs = (dict(zip(plan.names, plan.kinds, strict=True)) for plan in (self, other))
+        for name, kind in mine.items():
+            if words[kind] != words[theirs.get(name, SKIP)]:
+                return f"column {name!r} holds {words[kind]} there, {words[theirs.get(name, SKIP)]} here"
+        if not self.schema.sparse and self.schema.columns != other.schema.columns:
+            return f"{', '.join(self.schema.columns[:6])} there, {', '.join(other.schema.columns[:6])} here"
+        return ""
 
 
 def number(text: str) -> float | None:
@@ -261,6 +285,38 @@ def text_plan(head: bytes, where: str, *, labels: Sequence[str] | None, hash_bit
     made = _finish(body, 0, [TARGET, TEXT], ("label", "text"), "\0", False, words / min(len(body), SAMPLE_ROWS), labels,
                    hash_bits, task, "nan", False, (("text",), text[1] if text else WORDS))
     return replace(made, format="text")
+
+
+def unlabelled(plan: Plan, head: bytes, where: str) -> Plan:
+    """The plan of other text like that of `plan`, for rows whose target nobody asks for: it may be absent, and anything.
+
+    Columns are found by name where there is a header, in any order and among others; DataError names those that are absent.
+    """
+    blind = replace(plan, levels=(), time=-1, id=-1)
+    if plan.format != "csv":
+        return replace(blind, kinds=tuple(SKIP if kind in (TARGET, TARGET_TEXT) else kind for kind in plan.kinds))
+    sample = head.decode("utf-8", "replace").replace("\0", "\ufffd")
+    kinds = {n: kind for n, kind in zip(plan.names, plan.kinds, strict=True) if kind in (NUMERIC, CATEGORICAL, TEXT)}
+    goal = [n for n, kind in zip(plan.names, plan.kinds, strict=True) if kind in (TARGET, TARGET_TEXT)]
+    first: tuple[str, ...] = ()
+    absent = [*kinds]
+    for mark in dict.fromkeys((plan.delimiter, sniff(sample))):
+        rows = records(sample, mark)
+        first = tuple(c.strip() for c in rows[0]) if rows else ()
+        if not plan.header:
+            fits = [names for names in (plan.names, tuple(n for n in plan.names if n not in goal)) if len(names) == len(first)]
+            first, absent = (fits[0], []) if fits else (first, absent)
+        else:
+            absent = [n for n in kinds if n not in first]
+        if not absent:
+            break
+    if absent:
+        found = ", ".join(first[:12]) if plan.header else f"{len(first)} columns"
+        raise DataError(f"expected the columns that the model has learned, {', '.join(absent[:12])}, found {found}",
+                        where=where, fix="a first line with their names, in any order" if plan.header else
+                        f"{len(plan.names)} columns, or one less without the target")
+    schema = replace(plan.schema, columns=tuple(n for n in first if n in kinds))
+    return replace(blind, schema=schema, names=first, kinds=tuple(kinds.get(n, SKIP) for n in first), delimiter=mark)
 
 
 def named_plan(columns: Sequence[str], spec: str, options: Mapping[str, Any]) -> Plan | None:

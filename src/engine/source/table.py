@@ -2,7 +2,8 @@
 
 A piece is a row group, a record batch, or a slab of rows; each is read once over all ranks, by its own rank, with serial
 libraries. Tables: the target is a column, other numeric columns are features (`columns` chooses, `where` filters rows, as in
-`where="a>3&b<=0.5"`). Array files: `FILE?x=NAME&y=NAME`, x (n, d) and y (n,).
+`where="a>3&b<=0.5"`), and those named as `categorical`: rows are then sparse, with the keys the same CSV gives.
+Array files: `FILE?x=NAME&y=NAME`, x (n, d) and y (n,).
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import copy
 import importlib
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,7 +20,7 @@ import numpy as np
 
 from engine.errors import ConfigError, DataError
 from engine.kernels import _native
-from engine.kernels.plain.parse import text_hash
+from engine.kernels.plain.parse import MISSING, mix, text_hash
 from engine.source.array import ArraySource
 from engine.source.event import UNITS, scale_of
 from engine.source.schema import Event
@@ -111,7 +112,8 @@ class TableSource:
 
     def __init__(self, paths: Sequence[str], options: dict[str, str], *, target: str | int | None, columns: Sequence[str],
                  where: str, task: Any, labels: Sequence[str] | None, missing: str, plan: Any = None,
-                 event: Event = ("", "", "auto")) -> None:
+                 event: Event = ("", "", "auto"), blind: bool = False, categorical: Collection[str | int] = (),
+                 hash_bits: int | None = None) -> None:
         self._tests = [_test(part) for part in where.split("&") if part.strip()]
         self._files: list[Any] = [Parquet(p) if p.endswith(TABLES) else Slabs(p, options) for p in paths]
         self._starts = np.cumsum([0, *(file.count for file in self._files)])
@@ -119,14 +121,23 @@ class TableSource:
         self.stats: dict[str, Any] = {"rows": 0, "bad": 0, "reasons": {}, "examples": []}
         self._missing, first = missing, self._files[0]
         self._slab, self._event = slice(None), event
+        self._words: tuple[str, ...] = ()
+        self.left_out: tuple[str, ...] = ()  # columns that are neither numbers nor named as categorical
+        self._bits = hash_bits or 18
         if isinstance(first, Parquet):
             goal = -1 if target is None else target
-            self._target = goal if isinstance(goal, str) else first.names[goal]
+            self._target = "" if blind else goal if isinstance(goal, str) else first.names[goal]
             chosen = [n for n in (columns or first.names) if n not in (self._target, *event[:2])]
-            absent = [n for n in (*chosen, self._target, *filter(None, event[:2])) if n not in first.names]
+            absent = [n for n in (*chosen, *filter(None, [self._target]), *filter(None, event[:2])) if n not in first.names]
             if absent:
                 raise ConfigError(f"expected columns of {', '.join(first.names[:12])}, found {absent[0]!r}", where=first.path)
-            self._columns = tuple(plan.columns) if plan is not None else tuple(_numeric(first, chosen))
+            self._words = tuple(str(n) for n in categorical if n in chosen)
+            if absent := [n for n in categorical if n not in first.names]:
+                raise ConfigError(f"data.categorical: expected columns of {', '.join(first.names[:12])}, found {absent[0]!r}",
+                                  where=first.path)
+            taken = {*self._words, *_numeric(first, [n for n in chosen if n not in self._words])}
+            self._columns = tuple(plan.columns) if plan is not None else tuple(n for n in chosen if n in taken)
+            self.left_out = tuple(n for n in chosen if n not in self._columns)
         elif any(event[:2]):
             raise ConfigError("time: expected a source of named columns, CSV or a table, or Kafka", where=first.path,
                               fix="leave time.column and time.id out")
@@ -138,17 +149,22 @@ class TableSource:
 
     def _schema(self, task: Any, labels: Sequence[str] | None) -> Schema:
         """From the first piece and what was given: classes by their text."""
-        _, y, _ = self._raw(0)
+        y = self._raw(0)[1]
+        width, words = (1 << self._bits, True) if self._words else (len(self._columns), False)
+        numbers = words and len(self._words) < len(self._columns)
         if labels or task != "regression":
             texts = tuple(labels) if labels else tuple(_text(v) for v in np.unique(y[~_empty(y)]).tolist())
             if labels or task or len(texts) <= 64:
                 kind: Any = task or ("binary" if len(texts) == 2 else "multiclass" if len(texts) > 2 else "regression")
                 if kind != "regression":
-                    return Schema(len(self._columns), False, kind, texts, self._columns)
-        return Schema(len(self._columns), False, "regression", (), self._columns)
+                    return Schema(width, words, kind, texts, self._columns, numbers)
+        return Schema(width, words, "regression", (), self._columns, numbers)
 
     def narrow(self, columns: Array) -> TableSource:
         """The same rows with some neighbouring feature columns alone; the others are not read."""
+        if self._words:
+            raise ConfigError("data.rule: expected dense rows to cut by columns, found data.categorical",
+                              fix="data.columns without them, or data.rule=deal")
         made, low, high = copy.copy(self), int(columns[0]), int(columns[-1]) + 1
         made._columns, made._slab = self._columns[low:high], slice(low, high)
         made.schema = replace(self.schema, width=high - low, columns=made._columns)
@@ -160,28 +176,44 @@ class TableSource:
     def reader(self, piece: int, size: int) -> int:
         return piece % size
 
-    def _raw(self, piece: int) -> tuple[Array, Array, list[Array | None]]:
-        """Features, targets, and time and id where they are asked for."""
+    def _raw(self, piece: int) -> tuple[Array | list[Array], Array, list[Array | None]]:
+        """Features (by column where some are words), targets, and time and id where they are asked for."""
         file = int(np.searchsorted(self._starts, piece, "right")) - 1
         held, place = self._files[file], piece - int(self._starts[file])
         if isinstance(held, Slabs):
             return *held.rows(place, self._slab), [None, None]
-        names = [*self._columns, self._target, *(t[0] for t in self._tests), *filter(None, self._event[:2])]
+        names = [*self._columns, *filter(None, [self._target]), *(t[0] for t in self._tests), *filter(None, self._event[:2])]
         absent = [n for n in names if n not in held.names]
         if absent:
             raise DataError(f"expected a column {absent[0]!r}, found {', '.join(held.names[:12])}: the columns have changed",
                             where=held.path, fix="give files with the same columns")
         found = held.columns(place, list(dict.fromkeys(names)))
-        keep = np.ones(len(found[self._target]), bool)
+        rows = len(next(iter(found.values()), ()))
+        y = found[self._target] if self._target else np.full(rows, np.nan, np.float32)
+        keep = np.ones(rows, bool)
         for name, compare, value in self._tests:
             keep &= compare(found[name], value)
+        more = [found[n][keep] if n else None for n in self._event[:2]]
+        if self._words:
+            return [found[name][keep] for name in self._columns], y[keep], more
         x = np.stack([found[name] for name in self._columns], 1) if self._columns else np.empty((len(keep), 0))
-        return x[keep], found[self._target][keep], [found[n][keep] if n else None for n in self._event[:2]]
+        return x[keep], y[keep], more
 
     def read(self, piece: int, skip: int = 0) -> Iterator[Batch]:
         if self.pieces is not None and not 0 <= piece < self.pieces:
             return
         x, y, (time, name) = self._raw(piece)
+        y = self._labels(y, piece)
+        entries = self._sparse(x, len(y), piece) if isinstance(x, list) else {"x": self._numbers(x, piece)}
+        previous = np.concatenate([np.full(min(1, len(y)), np.nan, np.float32), y[:-1]])
+        if len(y) > skip:
+            self.stats["rows"] += len(y) - skip
+            batch = Batch(y, np.arange(len(y), dtype=np.int64), previous, **entries,
+                          time=None if time is None else stamps(time, self._event[2]), id=None if name is None else ids(name))
+            yield batch.slice(skip, len(y))
+
+    def _numbers(self, x: Array, piece: int) -> Array:
+        """float32 of numbers `(n, …)`; what is missing in them follows `missing`."""
         try:
             x = np.ascontiguousarray(x, np.float32)
         except (TypeError, ValueError) as error:
@@ -190,15 +222,27 @@ class TableSource:
         if self._missing == "zero":
             x = np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf)
         elif self._missing == "error" and np.isnan(x).any():
-            raise DataError(f"row {int(np.isnan(x).any(1).argmax())}: a feature is missing", where=f"piece {piece}",
-                            fix="data.missing=zero")
-        y = self._labels(y, piece)
-        previous = np.concatenate([np.full(min(1, len(y)), np.nan, np.float32), y[:-1]])
-        if len(y) > skip:
-            self.stats["rows"] += len(y) - skip
-            batch = Batch(y, np.arange(len(y), dtype=np.int64), previous, x=x,
-                          time=None if time is None else stamps(time, self._event[2]), id=None if name is None else ids(name))
-            yield batch.slice(skip, len(y))
+            row = int(np.isnan(x).reshape(len(x), -1).any(1).argmax())
+            raise DataError(f"row {row}: a feature is missing", where=f"piece {piece}", fix="data.missing=zero")
+        return x
+
+    def _sparse(self, columns: list[Array], rows: int, piece: int) -> dict[str, Array]:
+        """indptr, keys and values of rows with words in them: the entries that the same rows as CSV have, in their order."""
+        keys = np.empty((rows, len(columns)), np.uint32)
+        values = np.ones((rows, len(columns)), np.float32)
+        there = np.ones((rows, len(columns)), bool)
+        for place, (name, column) in enumerate(zip(self._columns, columns, strict=True)):
+            seed, mask = text_hash(name.encode()), self.schema.width - 1
+            if name not in self._words:
+                keys[:, place], values[:, place] = mix(seed) & mask, self._numbers(column, piece)
+                continue
+            words, which = np.unique(["" if v is None or v != v else _text(v) for v in column.tolist()],
+                                     return_inverse=True)
+            hashes = [text_hash(word.encode(), seed) & mask for word in words.tolist()]
+            keys[:, place] = np.array(hashes, np.uint32)[which]
+            there[:, place] = np.array([word.lower() not in MISSING for word in words.tolist()], bool)[which]
+        return {"indptr": np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64), "keys": keys[there],
+                "values": values[there]}
 
     def _labels(self, y: Array, piece: int) -> Array:
         if self.schema.task == "regression":

@@ -12,7 +12,7 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,10 @@ from ..codec.frame import CODECS, CORE, KINDS, decode_frame, encode_frame, frame
 from ..errors import FrameError, StoreError
 from ..kernels import _native
 from ..kernels.rows import scatter as rows_scatter
-from ..types import Array, Block, State, whole_rows
+from ..types import Array, Block, State
 from .atomic import refused
 from .crash import point
+from .differ import packed
 from .record import START, Change, Record
 
 CHUNK_SHIFT = 16
@@ -263,9 +264,9 @@ def _parts(data: Array, room: int) -> Iterator[Array]:
     if data.flags.c_contiguous:
         yield _flat(data)
     elif data.size:
-        rows, each = whole_rows(data), max(1, CHUNK_BYTES * len(data) // data.nbytes)
-        for low in range(0, len(rows), each):
-            yield _flat(np.ascontiguousarray(rows[low : low + each]))
+        each = max(1, CHUNK_BYTES * len(data) // data.nbytes)
+        for low in range(0, len(data), each):
+            yield _flat(packed(data[low : low + each]))
     yield np.zeros(room - data.nbytes, np.uint8)
 
 
@@ -300,18 +301,23 @@ def read_head(path: Path) -> Head:
     return _parse(data, size)[0]
 
 
-def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
+def load_image(path: Path, *, repair: Any = None, skip: Set[str] = frozenset()) -> tuple[State, Head]:
     """The blocks, every chunk verified, in memory that may be written to.
 
-    `repair(chunk) -> bytes` is asked for a chunk whose checksum is wrong.
+    `repair(chunk) -> bytes` is asked for a chunk whose checksum is wrong. `skip`: blocks that are not read.
 
     FrameError names the first bad chunk that could not be repaired. Nobody may write to the file while the blocks are in use:
     their pages are its own until they are written to.
     """
-    data = _mapped(path)  # private: a repair, or a record applied, hurts nobody
+    data = _mapped(path, whole=not skip)  # private: a repair, or a record applied, hurts nobody
     head, start = _parse(data, len(data))
     body = data[start:]
-    for chunk, crc in enumerate(head.crcs.tolist()):
+    layout = {name: entry for name, entry in head.layout.items() if name not in skip}
+    wanted = np.full(len(head.crcs), not skip)
+    for entry in layout.values():
+        wanted[entry["offset"] // CHUNK_BYTES : -(-(entry["offset"] + entry["room"]) // CHUNK_BYTES)] = True
+    for chunk in np.flatnonzero(wanted).tolist():
+        crc = int(head.crcs[chunk])
         part = body[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]
         if _native.crc32c(part) == crc:
             continue
@@ -321,7 +327,7 @@ def load_image(path: Path, *, repair: Any = None) -> tuple[State, Head]:
                              where=f"{path}:{start + chunk * CHUNK_BYTES}")
         part[:] = np.frombuffer(fresh, np.uint8)
     state: State = {}
-    for name, entry in head.layout.items():
+    for name, entry in layout.items():
         dtype = numpy_dtype(entry["dtype"])
         size = dtype.itemsize * int(np.prod(entry["shape"], dtype=object))
         array = body[entry["offset"] : entry["offset"] + size].view(dtype).reshape(entry["shape"])
@@ -347,8 +353,8 @@ def _bytes_of(path: Path) -> Array:
         raise refused(error, path, 0) from error
 
 
-def _mapped(path: Path) -> Array:
-    """The file's bytes: its own pages, private to the one who writes to them."""
+def _mapped(path: Path, *, whole: bool) -> Array:
+    """The file's bytes: its own pages, private to the one who writes to them. `whole`: all will be read."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -358,7 +364,8 @@ def _mapped(path: Path) -> Array:
     except OSError as error:
         raise refused(error, path, 0) from error
     with suppress(OSError):
-        pages.madvise(POPULATE_READ)  # all at once; older kernels find them one by one
+        if whole:
+            pages.madvise(POPULATE_READ)  # all at once; older kernels find them one by one
     return np.frombuffer(pages, np.uint8)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import EngineError, FrameError, StoreError
 from ..types import Array, Block, State
@@ -177,23 +179,35 @@ class Copy:
         said |= {record.version: record.meta for record in self._records}
         return {version: said[version] for version in self.versions}
 
-    def state_at(self, version: int, others: list[Path] | None = None) -> tuple[State, dict[str, Any]]:
+    def changed(self, path: str, version: int) -> tuple[Array, Array]:
+        """Rows that the journal has of a block, uint32 ascending, and what they hold as of step `version`."""
+        found = [change for record in self._records if record.version <= version for change in record.changes
+                 if change.path == path and change.rows is not None]
+        if not found:
+            return np.empty(0, np.uint32), np.empty(0)
+        rows = np.concatenate([change.rows for change in found])[::-1]
+        keys, first = np.unique(rows, return_index=True)  # the last change of each
+        return keys, np.concatenate([change.data for change in found])[::-1][first]
+
+    def state_at(self, version: int, others: list[Path] | None = None,
+                 skip: Set[str] = frozenset()) -> tuple[State, dict[str, Any]]:
         """The shard's blocks and meta as of step `version`; FrameError or StoreError where damage leaves no way.
 
         `others`: folders of copies of the same shard; a damaged chunk is taken from an image of the same version there.
+        `skip`: paths that are not asked for.
         """
         problem: EngineError = FrameError(f"no image at or below step {version}", where=str(self.folder))
         for path, head in sorted(self.heads.items(), key=lambda item: -item[1].version):
             if head.version > version:
                 continue
             try:
-                state, meta = self._load(path, head, others or [])
+                state, meta = self._load(path, head, others or [], skip)
                 at = head.version
                 for record in self._records:
                     if at < record.version <= version:
                         if record.base != at:
                             raise FrameError(f"no record of step {at + 1}", where=str(self.folder))
-                        apply(state, record)
+                        apply(state, record.without(skip))
                         meta |= record.meta
                         at = record.version
                 if at != version:
@@ -204,7 +218,7 @@ class Copy:
                 problem = error
         raise problem
 
-    def _load(self, path: Path, head: Head, others: list[Path]) -> tuple[State, dict[str, Any]]:
+    def _load(self, path: Path, head: Head, others: list[Path], skip: Set[str]) -> tuple[State, dict[str, Any]]:
         def repair(chunk: int) -> bytes | None:
             for folder in others:
                 for other in sorted(folder.glob("image-*")):
@@ -219,5 +233,5 @@ class Copy:
                         return found
             return None
 
-        state, found = load_image(path, repair=repair)
+        state, found = load_image(path, repair=repair, skip=skip)
         return state, dict(found.meta)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,10 @@ class Record:
     def nbytes(self) -> int:
         """Bytes of its arrays; a frame is a little more."""
         return sum(change.nbytes for change in self.changes)
+
+    def without(self, paths: Set[str]) -> Record:
+        """The record less the changes of these blocks."""
+        return replace(self, changes=tuple(c for c in self.changes if c.path not in paths)) if paths else self
 
 
 def encode_record(record: Record, *, small: bool = False) -> list[memoryview]:

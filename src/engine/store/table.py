@@ -9,8 +9,8 @@ Contract
                                  `bound` clocks behind (stale synchronous), `clocks()` says where each is.
     poll()                       answers other ranks, where no thread does; every wait of the table does it as well.
 Rows are made on demand: a key gets one when it was asked for by `inc` `admit` times. `expire(age)` drops rows that nothing
-was applied to for `age` clocks. `op`: add, assign, max, or a descent along a gradient: sgd, adagrad, momentum (the last
-two keep state in the second half of a row). Keys are below 2^64 - 1.
+was applied to for `age` clocks. `op`: add, assign, max, a descent along a gradient: sgd, adagrad, momentum (the last two
+keep state in the second half of a row), or merge, by the rule of a learner whose rows these are. Keys are below 2^64 - 1.
 
 How a row is reached is the same for the caller and chosen by `path`:
     shared   load and store in the memory the node shares, under the row's seqlock
@@ -100,7 +100,7 @@ class Table:
         self.log: Callable[[], int] | None = None  # called at each clock (table.log)
         self._seq = 0
         self._seen = np.zeros(self.ranks, np.int64)  # last known clock of each rank
-        self._row_bytes = (16 + 4 * self.width + 63) // 64 * 64
+        self._row_bytes = stats["row_bytes"]
         rows_at = len(slabs[rank]) - self.buckets * self._row_bytes
         self.window = None if window is None else Peek(window, self.width, self.buckets, self._row_bytes, rows_at)
 
@@ -177,14 +177,13 @@ class Table:
     # Writing
 
     def inc(self, keys: Array, items: Array, *, op: str = "add", rate: float = 0.0, more: float = 0.0) -> Array:
-        """Applies `items` (n, width), or (n, width / 2) for adagrad and momentum. Returns uint32 versions after, 0 where a key
-        was not yet admitted, or where the request had been carried out before. `more`: epsilon or decay."""
+        """Applies `items` (n, width); width / 2 for adagrad, momentum, 7 / 4 for merge. Gives uint32 versions after, 0 where
+        a key was not yet admitted, or where the request had been carried out before. `more`: epsilon or decay."""
         keys, items = _keys(keys), np.ascontiguousarray(items, np.float32)
         if op not in call.OPS:
             raise ConfigError(f"op: expected one of {', '.join(call.OPS)}, found {op!r}")
-        if op in call.STATEFUL and self.width % 2:
-            raise ConfigError(f"op {op} keeps state beside each weight: expected an even width, found {self.width}")
-        wide = self.width // 2 if op in call.STATEFUL else self.width
+        if not (wide := call.sent(op, self.width)):
+            raise ConfigError(f"op {op}: expected {'a width of 4 n' if op == 'merge' else 'an even width'}, found {self.width}")
         if items.size != len(keys) * wide:
             raise ShardError(f"inc: expected items of shape ({len(keys)}, {wide}), found {items.shape}")
         items = items.reshape(len(keys), wide)

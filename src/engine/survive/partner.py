@@ -1,6 +1,7 @@
 """What other nodes keep of a rank's steps: whole copies at partners, or parity over groups of nodes.
 
-    begin   the whole shard of every rank, at the start of an epoch      (collective)
+    begin   the whole shard of every rank, at the start of an epoch      (collective); `alike`: whole blocks that all ranks hold
+            with the same bits, and need not be sent
     step    one record more; what is left to do beside the next step     (collective)
 
 `Copies` sends each record to the guards, which hold what the owner holds. `Coded` sends what a record changes, as old ^ new, to
@@ -22,10 +23,11 @@ from engine import job as jobs
 from engine.cluster.recover import Choice, Held, Lane, guards, lanes
 from engine.config import Config
 from engine.errors import ConfigError, EngineError, FrameError, StoreError
+from engine.store.checkpoint import split
 from engine.store.keeper import Copy, Keeper
 from engine.store.parity import Layout, Shadow, Stripes, Sums, rebuilt
 from engine.store.record import Change, Record, decode_record, encode_record
-from engine.types import Array, Link, State
+from engine.types import Array, Block, Link, State
 
 ODD = (1 << 64) - 1  # digest of sums over ranks whose own digests differ: no step of any shard has it
 NODES_LIMIT = 128
@@ -42,7 +44,7 @@ class Partner(Protocol):
     @property
     def keepers(self) -> list[Keeper]: ...
 
-    def begin(self, own: Keeper, state: State, record: Record) -> None: ...
+    def begin(self, own: Keeper, state: State, record: Record, alike: State) -> None: ...
     def step(self, record: Record, frame: Sequence[memoryview]) -> list[Callable[[], None]]: ...
 
 
@@ -93,10 +95,23 @@ class Copies:
     def keepers(self) -> list[Keeper]:
         return list(self.kept.values())
 
-    def begin(self, own: Keeper, state: State, record: Record) -> None:
-        for ward, data in self._relayed(own.raw, "images to guards"):
-            self.kept[ward] = keeper = Keeper(self.folder(ward, "copy"), seal_bytes=self.seal_bytes)
-            keeper.begin_copy(data)
+    def begin(self, own: Keeper, state: State, record: Record, alike: State) -> None:
+        if not alike:
+            for ward, data in self._relayed(own.raw, "images to guards"):
+                self._keeper(ward).begin_copy(data)
+            return
+        rest = {path: block for path, block in state.items() if path not in alike}
+        said = np.frombuffer(pickle.dumps((record, rest), protocol=5), np.uint8)
+        for ward, data in self._relayed(said, "cursors to guards"):
+            theirs, blocks = pickle.loads(data.tobytes())
+            for path, block in alike.items():
+                low, high = split(len(block.data), ward, self.link.size)
+                blocks[path] = Block(block.data[low:high], block.columns)
+            self._keeper(ward).begin(blocks, theirs)
+
+    def _keeper(self, ward: int) -> Keeper:
+        self.kept[ward] = Keeper(self.folder(ward, "copy"), seal_bytes=self.seal_bytes)
+        return self.kept[ward]
 
     def step(self, record: Record, frame: Sequence[memoryview]) -> list[Callable[[], None]]:
         return [partial(self.kept[ward].take, data) for ward, data in self._relayed(packed(frame), "records to guards")]
@@ -147,7 +162,7 @@ class Coded:
     def keepers(self) -> list[Keeper]:
         return [held.keeper for held in self._held if held.keeper is not None]
 
-    def begin(self, own: Keeper, state: State, record: Record) -> None:
+    def begin(self, own: Keeper, state: State, record: Record, alike: State) -> None:
         changes = [Change(path, None, block.data, len(block.data), block.columns) for path, block in state.items()]
         letters, layout = self._given(record, changes)
         jobs.agreed(self.link, lambda: self._begun(record, letters, layout), "parity")

@@ -40,7 +40,7 @@ from engine.store.checkpoint import check_match, split
 from engine.store.differ import differing, taken
 from engine.store.keeper import Copy, Keeper
 from engine.store.record import Change, Record
-from engine.survive import partner
+from engine.survive import live, partner
 from engine.survive.canary import canary, check_canary
 from engine.survive.flush import Flush
 from engine.survive.parts import assembled, digest, removed
@@ -126,6 +126,7 @@ class Protection:
         self.partner = partner.made(config, link, self.nodes, self.folder, again=again)
         self.notes: list[str] = []
         self._own: Keeper | None = None
+        self._alive: State = {}  # what needs not be read in a recovery in place
         self._seen: State = {}
         self._rows: dict[str, int] = {}
         self._wide: dict[str, list[int]] = {}
@@ -162,6 +163,11 @@ class Protection:
         return self.pulse.why() or (self.ring.why() if self.ring is not None else "")
 
     @property
+    def at(self) -> live.Stand:
+        """Epoch, step and digest of the last step kept here."""
+        return self.epoch, self._own.version if self._own else -1, self._digest
+
+    @property
     def leads(self) -> bool:
         """Whether this rank is the first of its host."""
         return self.link.rank == self.locals[0]
@@ -183,9 +189,9 @@ class Protection:
                      partner.lane_of(copy))
                 for copy in mine if copy.versions]
         self.notes += [problem for copy in mine for problem in copy.problems]
-        by_rank = _all(self.link, held, "copies in memory")
-        known = [copy for part in by_rank for copy in part]
-        holder = [rank for rank, part in enumerate(by_rank) for _ in part]
+        by_rank = _all(self.link, (held, getattr(job.team, "stand", None)), "copies in memory")
+        known = [copy for part, _ in by_rank for copy in part]
+        holder = [rank for rank, (part, _) in enumerate(by_rank) for _ in part]
         surveyed = time.monotonic()
         if any(copy.members for copy in known):
             from engine.survive.apart import recalled
@@ -200,7 +206,11 @@ class Protection:
                     raise Incomplete(f"node memory holds {len(known)} copies but no step of every shard",
                                      where=str(self.root), fix="resume from the last checkpoint")
                 return None
+            self._alive = live.held(job, [stand for _, stand in by_rank], choice, known)
             parts = self._load(choice, known, holder, mine)
+            if parts is None and self._alive:
+                self._alive = {}
+                parts = self._load(choice, known, holder, mine)
             if parts is not None:
                 break
             below = (choice.epoch, choice.version)
@@ -208,14 +218,14 @@ class Protection:
         check_match(parts[0][2], resume.matching(self.config, schema), str(self.root))
         room: State = getattr(job.team.models[0], "room", dict)() if isinstance(job.team, loop.Team) else {}
         state, meta = assembled(parts, choice.shards, room)
-        resume.adopt(job, state, meta)
+        resume.adopt(job, {**state, **self._alive}, meta)
         check_canary(meta, job)
         return self._recovered(meta, choice.version, began, surveyed)
 
     def _recovered(self, meta: dict[str, Any], version: int, began: float, surveyed: float) -> dict[str, Any]:
         self._told = False
         if self.link.rank == 0:
-            audit("recovered", step=version, epoch=self.epoch, rows=meta["clock"][1])
+            audit("recovered", step=version, epoch=self.epoch, rows=meta["clock"][1], kept=sorted(self._alive))
         spent = {"survey": surveyed - began, "load": time.monotonic() - surveyed}
         return meta | {"path": str(self.root), "problems": self.notes, "spent": spent, "version": version}
 
@@ -231,6 +241,7 @@ class Protection:
         """Every shard at the chosen step, on every rank; None where a shard is damaged in all of its copies (collective)."""
         by_name = {f"{self.host}:{copy.folder}": copy for copy in mine}
         loaded: dict[int, tuple[State, dict[str, Any]]] = {}
+        read: list[Copy] = []
         single = len(self.locals) == self.link.size
         for attempt in range(max(len(places) for places in choice.sources)):
             for shard, places in enumerate(choice.sources):
@@ -243,7 +254,8 @@ class Protection:
                 names = [known[place].holder for place in places if place != places[attempt]]
                 others = [by_name[name].folder for name in names if name in by_name]
                 try:
-                    loaded[shard] = copy.state_at(choice.version, others)
+                    loaded[shard] = copy.state_at(choice.version, others, self._alive.keys())
+                    read.append(copy)
                 except EngineError as error:
                     self.notes.append(f"{copy.folder}: {error.message}")
                 self.notes += [p for p in copy.problems if p not in self.notes]
@@ -255,6 +267,9 @@ class Protection:
         if not single:
             every = _all(self.link, loaded, "shards from memory")
             loaded = {shard: found for part in every for shard, found in part.items()}
+        if self._alive and (not live.confirmed(self.link, self._alive, read, choice.version, self.notes)
+                            or len(loaded) < choice.shards):
+            return None
         if len(loaded) < choice.shards:
             here = {place for place in choice.sums if single or holder[place] == self.link.rank}
             loaded |= partner.remade(None if single else self.link, choice, known, here, loaded, self.notes)
@@ -278,7 +293,7 @@ class Protection:
         record = Record(step, step, (), meta, self.epoch, self._digest, self.link.rank, self.link.size)
         self._own = jobs.agreed(self.link, lambda: self._keep(self.link.rank, "own", state, record), "images")
         if self.partner is not None:
-            self.partner.begin(self._own, state, record)
+            self.partner.begin(self._own, state, record, self._alive)
         self.link.barrier(name="images")
         crash.point("began")
         self._began = self._committed = step
@@ -415,7 +430,7 @@ class Protection:
 
     def _changes(self, job: loop.Job) -> list[Change]:
         """Rows that differ from the step before: as the exchange names them, else found by comparison."""
-        hinted, found = _hints(job), []
+        hinted, found = live.hints(job), []
         for path, block in self._shard(job).items():
             data = block.data
             if path in hinted:
@@ -478,11 +493,3 @@ def _all(link: Link, value: Any, name: str) -> list[Any]:
 
 def _epoch_of(path: Path) -> int:
     return int(path.name[6:]) if path.name[6:].isdigit() else 0
-
-
-def _hints(job: loop.Job) -> dict[str, Array]:
-    """Rows that the last exchange changed, by path, as far as the model can name them."""
-    if job.merged is None:
-        return {}
-    changed = getattr(job.team.models[0], "changed", None)
-    return {} if changed is None else dict(changed(job.merged))

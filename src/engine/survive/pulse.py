@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import signal
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from engine.types import Array
 
 PID, BORN, BEAT, STEP, EPOCH, DONE, ROWS = range(7)
 LINE = 8
+EYES = 256  # neighbours whose end wakes this rank at once; that of others is seen at the next beat
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
 
@@ -45,6 +47,10 @@ class Pulse:
         self._line[PID] = os.getpid()
         self.lost: set[int] = set()
         self._ended = threading.Event()
+        self._eyes: dict[int, int] = {}  # of a neighbour: a handle that wakes the thread when it ends
+        self._woken = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._woken, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self._thread.start()
 
@@ -68,12 +74,18 @@ class Pulse:
     def done(self) -> None:
         """No longer looks or is looked at."""
         self._line[DONE] = 1
+        if self._ended.is_set():
+            return
         self._ended.set()
+        os.eventfd_write(self._woken, 1)
         self._thread.join(1.0)
+        if not self._thread.is_alive():
+            for handle in (self._woken, *self._eyes.values()):
+                os.close(handle)
 
     def _run(self) -> None:
         watch = Watch()
-        while not self._ended.wait(self.limits.period_s):
+        while not self._paused():
             self._line[BEAT] = time.monotonic_ns()
             watch, actions = look(watch, time.monotonic(), self._sights(), self.limits)
             for action in actions:
@@ -83,6 +95,18 @@ class Pulse:
                 elif isinstance(action, Fence) and not self._ended.is_set():
                     self._told(f"rank {action.rank} is fenced by rank {self.rank}: {action.reason}")
                     kill(int(self.lines[action.rank, PID]), int(self.lines[action.rank, BORN]))
+
+    def _paused(self) -> bool:
+        """After a period, or as soon as a neighbour's process ends; whether the watch is over."""
+        for rank, line in enumerate(self.lines[:EYES]):
+            if rank != self.rank and line[PID] and not line[DONE] and rank not in self._eyes:
+                with suppress(OSError):  # gone already: the look that follows says so
+                    self._eyes[rank] = os.pidfd_open(int(line[PID]))
+                    self._poll.register(self._eyes[rank], select.POLLIN)
+        for handle, _ in self._poll.poll(self.limits.period_s * 1000):
+            if handle != self._woken:
+                self._poll.unregister(handle)
+        return self._ended.is_set()
 
     def _sights(self) -> list[Sight]:
         found = []
