@@ -30,7 +30,6 @@ from engine.survive.degrade import Degrade
 from engine.types import Link, Model, Schema, Source, Stage
 from engine.watch.log import Lines, Log, keep, make_run
 from engine.watch.meter import Meter
-from engine.watch.page import write_page
 
 LIVE_S = 1.0  # between reports while somebody looks on
 WIDE = 1 << 14  # keys before a dense layer that make a step slow
@@ -172,6 +171,8 @@ class Diary:
             keep(self.folder / "summary.json", json.dumps(found) + "\n")
             if self.config.run.report:
                 run["report"] = str(self.folder / "report.html")
+                from engine.watch.page import write_page
+
                 curve = {name: np.asarray(values).tolist() for name, values in meter.curve().items()}
                 keep(self.folder / "curve.json", json.dumps(curve) + "\n")
                 write_page(self.folder / "report.html", {

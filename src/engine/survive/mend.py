@@ -22,7 +22,7 @@ from engine.comm import sync
 from engine.config import Config
 from engine.errors import PeerError
 from engine.source.live import Live
-from engine.survive import apart, canary, live, protect
+from engine.survive import canary, live, protect
 from engine.types import Link, Source
 
 
@@ -58,7 +58,7 @@ def mend(error: Exception, job: loop.Job, shield: protect.Protection | None,
 
     if shield is None or job.link.size == 1 or not repair.mode_cached() or not _lost(error, shield):
         raise error
-    if isinstance(shield, apart.Apart):
+    if hasattr(shield, "regroup"):  # apart.Apart, whose ranks commit each for itself
         return _apart(job, shield, means)
     plan, _ = plans.recovery(plans.TIERS[:1], time.monotonic())
     dead = len(shield.pulse.lost)
@@ -108,7 +108,7 @@ def _lost(error: Exception, shield: protect.Protection) -> bool:
     return repair.lost(error) or (type(error).__module__.startswith("mpi4py") and bool(shield.pulse.lost))
 
 
-def _apart(job: loop.Job, shield: apart.Apart, means: Means) -> tuple[loop.Job, protect.Protection]:
+def _apart(job: loop.Job, shield: Any, means: Means) -> tuple[loop.Job, protect.Protection]:
     """The same job over the survivors: they learn on while what the dead held is read (asynchronous mode)."""
     from engine.comm import repair
 

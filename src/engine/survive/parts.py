@@ -11,7 +11,8 @@ import numpy as np
 from engine.kernels import _native
 from engine.source import stream as streams
 from engine.source.live import together
-from engine.types import Array, Block, State, whole_rows
+from engine.store.differ import packed, put
+from engine.types import Array, Block, State
 
 DIGEST_ROWS = 1 << 13
 
@@ -23,7 +24,7 @@ def _joined(blocks: Sequence[Array], room: Array | None) -> Array:
         return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     low = 0
     for block in blocks:
-        whole_rows(room[low : low + len(block)])[...] = whole_rows(block)
+        put(room[low : low + len(block)], block)
         low += len(block)
     return room
 
@@ -54,7 +55,7 @@ def digest(state: Mapping[str, Block]) -> int:
         crc = _native.crc32c(path.encode(), crc)
         data = block.data if block.data.ndim else block.data[None]
         for low in range(0, len(data), DIGEST_ROWS):
-            rows = np.ascontiguousarray(whole_rows(data[low : low + DIGEST_ROWS]))
+            rows = packed(data[low : low + DIGEST_ROWS])
             crc = _native.crc32c(rows.reshape(-1).view(np.uint8), crc)
     return crc
 

@@ -12,14 +12,15 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.launch import start
 from engine.survive.pulse import born, kill
+
+if TYPE_CHECKING:
+    import subprocess
 
 GATE = "ENGINE_STANDBY"
 RANK_BYTES = 64 << 20  # an interpreter with NumPy and MPI, with room to spare (measured: 30 MB of its own)
@@ -31,6 +32,8 @@ class Standby:
     """The supervisor's side. `record`: where its ranks say why they failed."""
 
     def __init__(self, line: list[str], env: dict[str, str], ranks: int, folder: Path) -> None:
+        from engine.launch import start  # here: a rank has no use for it
+
         folder.mkdir()
         self.ranks, self.folder, self.record = ranks, folder, folder / "run.error.json"
         os.mkfifo(folder / "gate", 0o600)
@@ -55,14 +58,16 @@ class Standby:
 
     def close(self, wait_s: float = 5.0) -> None:
         """Sends the ranks home; they are ended where they do not go."""
+        from subprocess import TimeoutExpired
+
         os.close(self._gate)
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(TimeoutExpired):
             self.child.wait(wait_s)
             return
         for pid, since in self._there():
             kill(pid, since)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(subprocess.TimeoutExpired, OSError):
+            with suppress(TimeoutExpired, OSError):
                 self.child.send_signal(number)
                 self.child.wait(1.0)
                 return
