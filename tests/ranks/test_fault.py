@@ -167,7 +167,8 @@ def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path,
 def test_survivors_go_on_in_place_from_parity_to_the_same_bits_as_from_copies(tmp_path):
     """One rank dies, and the memory of its node and of another is gone; beside a run that loses one node and has a copy."""
     runs = []
-    for name, setting, crash in (("parity", "fault.parity=2+2", "own:1:7:0:wipe:2"), ("copies", "fault.copies=1", "own:1:7:0:wipe")):
+    for name, setting, crash in (("parity", "fault.parity=2+2", "own:1:7:0:wipe:2"),
+                                 ("copies", "fault.copies=1", "own:1:7:0:wipe")):
         code, said, told, _ = supervised(4, tmp_path / name, "--on-loss=shrink", setting, ENGINE_CRASH=crash)
         assert code == 0 and {e["ranks"] for e in told if e["event"] == "recovery"} == {3}, (told, said)
         assert said.count("made again from parity") == (2 if name == "parity" else 0), said
