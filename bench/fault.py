@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,22 @@ def digest(place: Path) -> list[str]:
     return [last.name, *(hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(last.glob("part-*")))]
 
 
-def small(place: Path, **env: str) -> tuple[int, list[dict[str, Any]], str]:
-    return supervised(place, RANKS, f"make:sea?rows={ROWS}", "exchange.every=64", "checkpoint.every=1000000rows",
-                      "fault.seal=3000", stuck=KILLS, **env)
+def small(place: Path, *settings: str, ranks: int = RANKS, **env: str) -> tuple[int, list[dict[str, Any]], str]:
+    return supervised(place, ranks, f"make:sea?rows={ROWS}", "exchange.every=64", "checkpoint.every=1000000rows",
+                      "fault.seal=3000", *settings, stuck=KILLS, **env)
 
 
-def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[Row]:
-    """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after."""
+def campaign(setting: Setting, name: str, action: str, count: int, *settings: str, ranks: int = RANKS,
+             nodes: int = 1) -> Iterator[Row]:
+    """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after.
+
+    `nodes`: whose memory a wipe takes at most, the victim's and drawn others.
+    """
     draw = random.Random(f"campaign {name}")
     kills = lost = doubled = exact = runs = 0
     ends = time.monotonic() + (3600 if setting.long else max(setting.seconds * 5, 60))
     with folder() as clean:
-        code, _, said = small(clean)
+        code, _, said = small(clean, *settings, ranks=ranks)
         if code:
             raise RuntimeError(f"the unharmed run failed: {said[-400:]}")
         want = digest(clean)
@@ -85,9 +90,11 @@ def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[R
         for attempt in range(KILLS):
             point = draw.choice([*POINTS, "begin", "began"])
             turn = 1 if point in ("begin", "began") else draw.randint(1, 3)
-            crashes.append(f"{point}:{draw.randrange(RANKS)}:{turn}:{attempt}:{action}")
+            victim = draw.randrange(ranks)
+            others = draw.sample([node for node in range(ranks) if node != victim], draw.randrange(nodes)) if nodes > 1 else []
+            crashes.append(":".join(map(str, [point, victim, turn, attempt, action, *others])))
         with folder() as place:
-            code, told, said = small(place, ENGINE_CRASH=",".join(crashes))
+            code, told, said = small(place, *settings, ranks=ranks, ENGINE_CRASH=",".join(crashes))
             if code:
                 raise RuntimeError(f"{','.join(crashes)}: exit {code}: {said[-400:]}")
             kills += sum(event["event"] == "relaunch" for event in told)
@@ -114,6 +121,34 @@ def kill(setting: Setting) -> Iterator[Row]:
 def wiped(setting: Setting) -> Iterator[Row]:
     """The victim's node memory is wiped with it: its shard comes back from the partner."""
     yield from campaign(setting, "kill.wiped", "wipe", 500 if setting.long else 50)
+
+
+@case("fault", "kill.wiped.parity")
+def wiped_parity(setting: Setting) -> Iterator[Row]:
+    """The memory of every set of m of the k + m nodes is lost, one set a run, in the middle of a step; one more is said."""
+    yield from campaign(setting, "kill.wiped.parity", "wipe", 500 if setting.long else 30, "fault.parity=2+2", ranks=4, nodes=2)
+    for k, m in ((2, 1), (2, 2), (3, 2)) if setting.long else ((2, 1), (2, 2)):
+        exact = lost = doubled = 0
+        sets = list(combinations(range(k + m), m))
+        draw = random.Random(f"parity {k} {m}")
+        with folder() as clean:
+            code, _, said = small(clean, f"fault.parity={k}+{m}", ranks=k + m)
+            if code:
+                raise RuntimeError(f"the unharmed run failed: {said[-400:]}")
+            want = digest(clean)
+        for victim, *others in sets:
+            crash = ":".join(map(str, [draw.choice(POINTS), victim, draw.randint(2, 4), 0, "wipe", *others]))
+            with folder() as place:
+                code, told, said = small(place, f"fault.parity={k}+{m}", ranks=k + m, ENGINE_CRASH=crash)
+                if code or not any(event["event"] == "recovered" for event in told):
+                    raise RuntimeError(f"{crash}: exit {code}: {said[-400:]}")
+                exact += digest(place) == want
+                held = max(event["step"] for event in told if event["event"] == "isolate")
+                lost += sum(max(0, held - event["step"]) for event in told if event["event"] == "recovered")
+                doubled += json.loads([line for line in said.splitlines() if line.startswith("{")][-1])["rows"] != ROWS
+        yield row(f"kill.wiped.parity {k}+{m}", len(sets), "sets of nodes", "none", bars={
+            "steps_lost": "<= 0", "rows_lost": "<= 0", "not_exact": "<= 0"}, steps_lost=lost, rows_lost=doubled,
+            not_exact=len(sets) - exact)
 
 
 def until_step(told: list[dict[str, Any]], mark: Path) -> float:
@@ -315,28 +350,48 @@ def lived(link: Any, root: Path, steps: int | None) -> tuple[dict[str, Any], dic
     return found, state, -1 if meter is None else meter.summary()["rows"]
 
 
+def kept(ranks: int, share: float, steps: int, *settings: str) -> dict[str, Any]:
+    """What bench/keep.py measures, 16 MiB a rank."""
+    from engine.comm import probe
+
+    with folder("/dev/shm") as place:
+        mpiexec = probe.launcher()
+        options, env = probe.flags(mpiexec, ranks)
+        line = [mpiexec, *options, "-n", str(ranks), sys.executable, "-m", "bench.keep", "16", str(share), str(steps), str(place),
+                *settings]
+        paths = f"{environment()['PYTHONPATH']}{os.pathsep}{Path(__file__).resolve().parent.parent}"
+        done = subprocess.run(line, env=environment() | env | {"PYTHONPATH": paths}, capture_output=True, text=True,
+                              timeout=150, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        return json.loads(done.stdout.splitlines()[-1])
+
+
 @case("fault", "protect")
 def protect(setting: Setting) -> Iterator[Row]:
     """The cost of a step's safety in memory and at a partner, 16 MiB a rank, as a share of a step of 100 ms."""
-    from engine.comm import probe
-
     for share, name, bar in ((0.05, "protect", 3.0), (1.0, "protect.alldirty", None)):
-        with folder("/dev/shm") as place:
-            mpiexec = probe.launcher()
-            options, env = probe.flags(mpiexec, 2)
-            steps = 200 if share < 1 and setting.long else 60 if share < 1 else 12
-            line = [mpiexec, *options, "-n", "2", sys.executable, "-m", "bench.keep", "16", str(share), str(steps), str(place)]
-            paths = f"{environment()['PYTHONPATH']}{os.pathsep}{Path(__file__).resolve().parent.parent}"
-            done = subprocess.run(line, env=environment() | env | {"PYTHONPATH": paths}, capture_output=True, text=True,
-                                  timeout=150, stdin=subprocess.DEVNULL)
-            if done.returncode:
-                raise RuntimeError(done.stderr[-500:])
-            found = json.loads(done.stdout.splitlines()[-1])
+        found = kept(2, share, 200 if share < 1 and setting.long else 60 if share < 1 else 12)
         yield row(name, 100 * found["mean_s"] / 0.1, "% of 100 ms", "none", bars={"value": f"<= {bar}"} if bar else None,
-                  median=100 * found["commit_s"] / 0.1, cpu=100 * found["cpu_mean_s"] / 0.1, dirty_rows=found["rows"])
+                  median=100 * found["commit_s"] / 0.1, cpu=100 * found["cpu_mean_s"] / 0.1, beside_cpu=100 * found["beside_s"] / 0.1,
+                  dirty_rows=found["rows"])
         if share < 1:
             yield row("protect.file", 100 * found["stall_s"] / 10, "% of 10 s", "none", bars={"value": "<= 1"},
                       stall_ms=1e3 * found["stall_s"], write_ms=1e3 * found["write_s"])
+
+
+@case("fault", "protect.parity")
+def parity(setting: Setting) -> Iterator[Row]:
+    """The same with parity over four nodes of one rank, beside as many whole copies: any one node may be lost, any two."""
+    for code, copies in (("3+1", 1), ("2+2", 2)):
+        ours, theirs = (kept(4, 0.05, 40, set_) for set_ in (f"fault.parity={code}", f"fault.copies={copies}"))
+        yield row(f"protect.parity {code}", 100 * ours["commit_s"] / 0.1, "% of 100 ms", f"{copies} copies",
+                  100 * theirs["commit_s"] / 0.1, ours["commit_s"] / theirs["commit_s"],
+                  bars={"held_share": f"<= {1.25 * int(code[-1]) / int(code[0]) / copies:.2f}"},
+                  held_share=ours["held"] / theirs["held"], held_mb=ours["held"] / 1e6, copies_held_mb=theirs["held"] / 1e6,
+                  own_mb=ours["own"] / 1e6, shadow_mb=16 * 1.048576,
+                  sent_mb=ours["sent"] / 1e6, copies_sent_mb=theirs["sent"] / 1e6,
+                  cpu_ms=1e3 * ours["all_cpu_s"], copies_cpu_ms=1e3 * theirs["all_cpu_s"])
 
 
 @case("fault", "incremental")

@@ -45,6 +45,16 @@ void def(py::module_& m, Run run) {
 void bind_route(py::module_& m) {
     def<std::int16_t>(m, [](const Ops& t, const Map<std::int16_t>& map, const std::uint64_t* k, std::size_t n, std::int32_t* o) { t.route16(map, k, n, o); });
     def<std::int32_t>(m, [](const Ops& t, const Map<std::int32_t>& map, const std::uint64_t* k, std::size_t n, std::int32_t* o) { t.route32(map, k, n, o); });
+    m.def("distinct", [](const Arr<std::uint32_t>& keys, Keys& each, Arr<std::uint32_t>& place, Keys& table) {
+        const auto n = static_cast<std::size_t>(keys.size()), room = static_cast<std::size_t>(table.size());
+        need(room && !(room & (room - 1)) && room >= 2 * n && n < (std::size_t(1) << 32), "distinct: expected scratch of a power of two, twice the keys");
+        need(static_cast<std::size_t>(each.size()) >= n && place.size() == keys.size(), "distinct: sizes differ");
+        const auto* k = keys.data();
+        auto *e = writable(each), *t = writable(table);
+        auto* p = writable(place);
+        py::gil_scoped_release release;
+        return distinct(k, n, e, p, t, room);
+    }, py::arg("keys").noconvert(), py::arg("each").noconvert(), py::arg("place").noconvert(), py::arg("table").noconvert());
     m.def("heavy_count", [](const Keys& keys, std::uint64_t weight, Keys& key, Keys& count, Keys& error, Arr<std::uint32_t>& heap,
                             Arr<std::uint32_t>& where, Arr<std::uint32_t>& place, std::size_t used) {
         const auto room = static_cast<std::size_t>(key.size());

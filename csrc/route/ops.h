@@ -46,6 +46,11 @@ std::size_t heavy_count(const std::uint64_t* keys, std::size_t n, std::uint64_t 
 std::size_t seen(const std::uint64_t* ids, std::size_t n, std::int64_t part, std::int64_t low, bool add, std::uint64_t* name,
                  std::int64_t* since, std::size_t room, std::size_t used, std::uint8_t* fresh);
 
+// The distinct keys of n < 2^32, in the order they first come, and the place of each among them; returns how many. `table`: scratch of
+// `room` words, a power of two, at least 2 n.
+std::size_t distinct(const std::uint32_t* keys, std::size_t n, std::uint64_t* each, std::uint32_t* place, std::uint64_t* table,
+                     std::size_t room);
+
 const Ops& ops(Isa level);
 
 }  // namespace engine::route

@@ -190,7 +190,7 @@ class Exchange:
     (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `place` replica: every rank holds the model; table: each row of a sparse linear model lies at its owner, a rank
-    fetches those of `every` rows, learns, and sends the owners what changed (modes bsp, asp).
+    fetches those of `every` rows, learns, and sends the owners what changed (modes bsp, ssp:N, asp).
     `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in lock-step), asp
     (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (bound, interval and
     steps as wait and loss call for, within a loss of `budget`, and news visible within `fresh` seconds, 0 = any).
@@ -317,10 +317,12 @@ class Embed:
 @dataclass
 class Shard:
     """The sharded table. `onesided`, how rows of other ranks are reached; `service`, who answers; `rows`, most of a rank;
+    `combine` > 0: what ranks of a node push to other nodes is summed in a queue of so many rows (training);
     `memory` in bytes a rank may hold (0 = not asked); `slots_bits` None = by the number of ranks. `lot`: rows whose partial
     scores are summed at once where columns are cut (data.rule=columns, grid): 1 is exact, more is stale by so many rows."""
 
     onesided: str = "auto"
+    combine: int = 0
     service: str = "auto"
     slots_bits: int | None = None
     rows: int = 1 << 24
@@ -402,7 +404,7 @@ LOWEST = {"transport.chunk": 4096, "transport.window": 4096, "transport.flight":
           "loop.stall_timeout": 0.1, "loop.stop_after_rows": 0, "embed.width": 0, "embed.queue": 1,
           "checkpoint.chain": 0, "shard.rows": 1, "shard.slots_bits": 1, "shard.backups": 0, "shard.lot": 1, "shard.memory": 0,
           "fault.copies": 0, "fault.ranks_per_node": 0, "fault.frozen": 0.1, "fault.hung": 1.0,
-          "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0}
+          "fault.silent": 0.2, "fault.seal": 1, "degrade.budget": 0, "shard.combine": 0}
 
 
 def _toml(section: str, key: str, value: Any) -> str:

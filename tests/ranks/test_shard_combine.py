@@ -159,3 +159,28 @@ def test_adds_are_combined_while_their_slots_move(size, link):
         store.remote.barrier("added")
         assert np.array_equal(table.get(every), 2 * expected(size, 2, turns, drawn))
         store.remote.barrier("read")
+
+
+@pytest.mark.ranks(4)
+def test_pushes_to_a_learners_rows_are_combined_too(size, link):
+    """Steps of SGD, merged by adding: every rank's steps are in the rows, once, and the gradients in their sums."""
+    with opened(link, width=8, rows=2000, combine=256, combine_s=60.0, combine_op="merge") as store:
+        table = store.table
+        table.node.merges("sgd", "add", [0.1, 1.0, 0.0, 0.0])
+        link.barrier(name="told")
+        for turn in range(10):
+            keys = np.unique(drawn(link.rank, turn))
+            items = np.zeros((len(keys), 2, 7), np.float32)  # two classes, the second untouched
+            items[:, 0] = [1 + link.rank, 0, 0, 2, 4, 1, 0]
+            table.inc(keys, items, op="merge")
+            table.clock()
+            table.wait(2)
+        table.flush()
+        link.barrier(name="pushed")
+        pushes = [np.bincount(np.concatenate([np.unique(drawn(r, t)) for t in range(10)]), minlength=1000) for r in range(size)]
+        found = table.get(np.arange(1000))
+        assert np.array_equal(found[:, 0], sum((1 + rank) * count for rank, count in enumerate(pushes)))
+        assert np.array_equal(found[:, 3], 2 * sum(pushes))
+        assert not found[:, 4:].any()
+        with pytest.raises(ConfigError, match="merge: expected a width of 4 n, found 3"):
+            open_table(link, width=3, rows=100, combine=8, combine_op="merge")

@@ -82,7 +82,8 @@ def share(link: Link, size_bytes: int, node: Array, *, name: str, folder: Path |
 
 def _mapped(path: str, size: int) -> Array:
     with open(path, "r+b") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), max(1, size)), np.uint8)[:size]
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # the pages are there: map them in order, not touch by touch
+        return np.frombuffer(mmap.mmap(file.fileno(), max(1, size), flags=flags), np.uint8)[:size]
 
 
 def _bytes(text: str) -> Array:

@@ -3,6 +3,13 @@
 from libc.string cimport memcpy
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void* at, int write, int locality) noexcept nogil
+
+cdef enum:
+    AHEAD = 12  # rows fetched in advance: the next ones lie anywhere
+
+
 ctypedef fused Rank:
     int16_t
     int32_t
@@ -56,12 +63,49 @@ def scatter(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows
                 with gil:
                     raise IndexError(f"scatter: row {rows[i]} of {total}")
             at = rows[i] * width
+            if i + AHEAD < rows.shape[0]:
+                prefetch(&block[0] + rows[i + AHEAD] * width, 1, 3)
             if width == 12:
                 memcpy(&block[at], &data[i * 12], 12)
             else:
                 memcpy(&block[at], &data[i * width], width)
             for chunk in range((start + at) >> shift, ((start + at + width - 1) >> shift) + 1):
                 dirty[chunk] = 1
+
+
+def gather(const unsigned char[::1] block, Py_ssize_t stride, Py_ssize_t width, const uint32_t[::1] rows,
+           unsigned char[::1] out):
+    """The first `width` bytes of rows `stride` bytes apart, one after another."""
+    cdef Py_ssize_t i, n = rows.shape[0]
+    cdef Py_ssize_t total = (block.shape[0] - width) // stride + 1 if stride > 0 and block.shape[0] >= width else 0
+    if out.shape[0] != n * width or width < 0:
+        raise ValueError(f"gather: {n} rows of {width} bytes into {out.shape[0]} bytes")
+    with nogil:
+        for i in range(n):
+            if rows[i] >= total:
+                with gil:
+                    raise IndexError(f"gather: row {rows[i]} of {total}")
+            if i + AHEAD < n:
+                prefetch(&block[0] + rows[i + AHEAD] * stride, 0, 3)
+            if width == 12:
+                memcpy(&out[i * 12], &block[rows[i] * stride], 12)
+            else:
+                memcpy(&out[i * width], &block[rows[i] * stride], width)
+
+
+cdef inline void merge(unsigned char* to, const unsigned char* a, const unsigned char* b, Py_ssize_t width) noexcept nogil:
+    """to = a ^ b, eight bytes at a time."""
+    cdef Py_ssize_t at = 0
+    cdef uint64_t x, y
+    while at + 8 <= width:
+        memcpy(&x, a + at, 8)
+        memcpy(&y, b + at, 8)
+        x ^= y
+        memcpy(to + at, &x, 8)
+        at += 8
+    while at < width:
+        to[at] = a[at] ^ b[at]
+        at += 1
 
 
 def turn(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data, unsigned int parts,
@@ -72,10 +116,18 @@ def turn(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, c
     """
     cdef Py_ssize_t i, b, at, n = rows.shape[0]
     cdef Py_ssize_t total = block.shape[0] // width if width else 0
-    cdef unsigned int part
+    cdef uint32_t part, whole
     cdef unsigned char* old
     cdef unsigned char* to
     cdef const unsigned char* new
+    # A product and a shift for a division: exact below 2^31 (T. Granlund, P. Montgomery, Division by Invariant Integers, 1994).
+    cdef unsigned int shift = 32
+    cdef uint64_t magic
+    while parts >> (shift - 31):
+        shift += 1
+    magic = ((<uint64_t>1 << shift) // parts + 1) if parts else 0
+    if total > 1 << 31:
+        raise ValueError(f"turn: {total} rows, at most 2^31 can be turned")
     if (not parts or ends.shape[0] != parts or places.shape[0] != n or data.shape[0] != n * width
             or change.shape[0] != data.shape[0]):
         raise ValueError(f"turn: {n} rows of {width} bytes, {data.shape[0]} bytes, {parts} parts")
@@ -86,45 +138,50 @@ def turn(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, c
             if rows[i] >= total:
                 with gil:
                     raise IndexError(f"turn: row {rows[i]} of {total}")
-            ends[rows[i] % parts] += 1
+            ends[rows[i] - <uint32_t>(rows[i] * magic >> shift) * parts] += 1
         at = 0
         for part in range(parts):
             b = ends[part]
             ends[part] = at
             at += b
         for i in range(n):
-            part = rows[i] % parts
+            if i + AHEAD < n:
+                prefetch(&block[0] + rows[i + AHEAD] * width, 1, 3)
+            whole = rows[i] * magic >> shift
+            part = rows[i] - whole * parts
             at = ends[part]
             ends[part] = at + 1
-            places[at] = rows[i] // parts
-            old, new, to = &block[rows[i] * <Py_ssize_t>width], &data[i * width], &change[at * width]
-            for b in range(width):
-                to[b] = old[b] ^ new[b]
-            memcpy(old, new, width)
+            places[at] = whole
+            old, new, to = &block[rows[i] * width], &data[i * width], &change[at * width]
+            if width == 12:
+                merge(to, old, new, 12)
+                memcpy(old, new, 12)
+            else:
+                merge(to, old, new, width)
+                memcpy(old, new, width)
 
 
 def mix(unsigned char[::1] block, Py_ssize_t width, const uint32_t[::1] rows, const unsigned char[::1] data,
-        const unsigned char[::1] products, unsigned char[::1] mark):
-    """Rows of `width` bytes of `block` are xored with `products[byte]` of the bytes of `data`, and marked."""
-    cdef Py_ssize_t i, b, n = rows.shape[0]
+        unsigned char[::1] mark):
+    """Rows of `width` bytes of `block` are xored with those of `data`, and marked."""
+    cdef Py_ssize_t i, n = rows.shape[0]
     cdef Py_ssize_t total = block.shape[0] // width if width else 0
     cdef unsigned char* to
     cdef const unsigned char* new
-    cdef bint plain = products[1] == 1
-    if data.shape[0] != n * width or products.shape[0] != 256 or mark.shape[0] != total:
+    if data.shape[0] != n * width or mark.shape[0] != total:
         raise ValueError(f"mix: {n} rows of {width} bytes, {data.shape[0]} bytes, {mark.shape[0]} marks of {total} rows")
     with nogil:
         for i in range(n):
             if rows[i] >= total:
                 with gil:
                     raise IndexError(f"mix: row {rows[i]} of {total}")
-            to, new = &block[rows[i] * <Py_ssize_t>width], &data[i * width]
-            if plain:
-                for b in range(width):
-                    to[b] ^= new[b]
+            if i + AHEAD < n:
+                prefetch(&block[0] + rows[i + AHEAD] * width, 1, 3)
+            to, new = &block[rows[i] * width], &data[i * width]
+            if width == 12:
+                merge(to, to, new, 12)
             else:
-                for b in range(width):
-                    to[b] ^= products[new[b]]
+                merge(to, to, new, width)
             mark[rows[i]] = 1
 
 

@@ -29,10 +29,11 @@ from engine.modes.stale import once
 from engine.source import stream as streams
 from engine.store.crash import point
 from engine.types import Array, Link, Update
-from engine.update.merge import combine
+from engine.update.merge import combine, distinct
 from engine.update.replica import damp
 
 PUSH, PULL = 136, 137
+AHEAD = 8  # pushes to a shard not known to be applied, before more are written together: each is in every view and record
 GIVEN = 64  # gifts of rows remembered one by one until they are heard of
 
 
@@ -131,14 +132,14 @@ class Owner(Called):
             part = Update(update.keys[keys], np.ascontiguousarray(update.values[keys]), update.weight if shard == 0 else 0.0)
             held = self.waiting[shard]
             self.waiting[shard] = part if held is None else combine([held, part])
-        self._flush()
 
     def _flush(self, always: bool = False) -> None:
         for shard, part in enumerate(self.waiting):
             holder = self.holder[shard]
             if part is None or shard in self.away:
                 continue
-            if holder != self.me and not always and self._busy(self.pushes, self.at[holder]) >= QUEUE:
+            if holder != self.me and not always and (self._busy(self.pushes, self.at[holder]) >= QUEUE
+                                                     or len(self.flying.get((self.me, shard), ())) >= AHEAD):
                 continue
             self.waiting[shard] = None
             if holder == self.me:
@@ -227,7 +228,7 @@ class Owner(Called):
         for rank in self.pulls.others:
             member = self.members[rank]
             if always or (self.changed[member] and self._busy(self.pulls, rank) < QUEUE):
-                keys = np.unique(np.concatenate(self.changed[member])) if self.changed[member] else np.empty(0, np.uint32)
+                keys = distinct(self.changed[member])
                 self.changed[member] = []
                 keys = keys[: np.searchsorted(keys, len(self.kept._block))]
                 rows = Update(keys, self.kept._block[keys, :3], 0.0)
@@ -242,7 +243,7 @@ class Owner(Called):
         given = self.given[member]
         given.append((self.version, keys))
         if len(given) > GIVEN:
-            self.given[member] = [(self.version, np.unique(np.concatenate([keys for _, keys in given])))]
+            self.given[member] = [(self.version, distinct([keys for _, keys in given]))]
 
     def _pulled(self, rank: int, letter: Letter) -> None:
         rows, kept = letter.update, self.kept
@@ -268,7 +269,7 @@ class Owner(Called):
 
     def refresh(self) -> None:
         """The view: the owners' rows as last heard of, then my pushes that they have not applied."""
-        keys = np.unique(np.concatenate(self.dirty)) if self.dirty else np.empty(0, np.uint32)
+        keys = distinct(self.dirty)
         own = [u for flying in self.flying.values() for _, u in flying] + [u for u in self.waiting if u is not None]
         total = combine(own) if own else None
         models: list[Any] = list(self.job.team.models)

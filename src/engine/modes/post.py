@@ -78,16 +78,17 @@ class Post:
             self.put(data, rank)
 
     def waiting(self, to: int) -> int:
-        """Letters to `to` that have not gone yet."""
-        self._going[to] = [one for one in self._going[to] if not one[0].test()]
-        return len(self._going[to])
+        """Letters to `to` that have not gone yet; they go in order, so a look at the first tells of all."""
+        going = self._going[to]
+        while going and going[0][0].test():
+            going.pop(0)
+        return len(going)
 
     def arrived(self) -> list[tuple[int, Letter]]:
-        """All that can be received now, with its sender."""
+        """All that can be received now, with its sender. One look tells of all ranks: a look may give the core away."""
         found = []
-        for rank in self.others:
-            while self.link.probe(tag=self.tag, source=rank) is not None:
-                found.append((rank, self.take(rank)))
+        while (seen := self.link.probe(tag=self.tag)) is not None:
+            found.append((seen[0], self.take(seen[0])))
         return found
 
     def until_last(self) -> Iterator[tuple[int, Letter]]:

@@ -3,19 +3,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.rows import lay
+from ..kernels.rows import gather, lay
 from ..types import Array
 
 
 def taken(data: Array, rows: Array) -> Array:
-    """`data[rows]`, contiguous; by way of the whole row where `data` is some columns of it (eight times as fast)."""
+    """`data[rows]`, contiguous; rows of bytes where `data` is some columns of whole rows (ten times as fast)."""
     base = data.base
     whole = (isinstance(base, np.ndarray) and data.ndim == 2 and base.ndim == 2 and base.flags.c_contiguous
              and data.strides == base.strides and base.dtype == data.dtype)
     if not whole or base is None:
         return np.ascontiguousarray(data[rows])
-    start = (data.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // max(1, base.strides[0])
-    return np.ascontiguousarray(base.take(rows.astype(np.int64) + start, axis=0)[:, : data.shape[1]])
+    if not data.size or rows.dtype != np.uint32:
+        return np.ascontiguousarray(data[rows])
+    start = data.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    out = np.empty((len(rows), data.shape[1]), data.dtype)
+    raw = base.reshape(-1).view(np.uint8)[start : start + (len(data) - 1) * data.strides[0] + data.shape[1] * data.itemsize]
+    gather(raw, data.strides[0], data.shape[1] * data.itemsize, rows, out.reshape(-1).view(np.uint8))
+    return out
 
 
 def packed(data: Array) -> Array:

@@ -28,7 +28,7 @@ from ..types import Array, Block, State
 from .atomic import refused
 from .crash import point
 from .differ import packed
-from .record import START, Record
+from .record import START, Change, Record
 
 CHUNK_SHIFT = 16
 CHUNK_BYTES = 1 << CHUNK_SHIFT
@@ -36,6 +36,7 @@ HEAD_BYTES = 64 << 10
 PAGE_BYTES = 4096
 POPULATE_READ = 22  # of madvise: Linux 5.14 on
 POUR_BYTES = 4 * CHUNK_BYTES  # written at once: summed and copied while it is in the cache
+PART_BYTES = 1 << 18  # of a block, brought forward by several records before the next
 GROWS_BYTES = 1 << 18  # blocks below this (meters, cursors) get room to double
 
 
@@ -107,31 +108,32 @@ class Image:
         """
         assert self.head is not None
         self._wipe()
-        last = None
         if newer is not None:
             self._follow(newer, records)
-        for record in records:
-            if record.version <= self.head.version:
-                continue
+        fresh = [record for record in records if record.version > self.head.version]
+        runs: dict[str, list[Change]] = {}  # of each block the rows to be written, oldest first
+        for record in fresh:
             for change in record.changes:
                 entry = self.head.layout.get(change.path)
-                if change.rows is None:
-                    if entry is None or change.data.nbytes > entry["room"]:
+                if change.rows is not None:
+                    if entry is None or entry["shape"][0] != change.total:
                         self.head = None
                         return False
-                    entry["shape"] = list(change.data.shape)
-                    entry["dtype"] = change.data.dtype.name
-                    self._view(entry)[...] = change.data
-                    self._touch(entry["offset"], change.data.nbytes)
+                    runs.setdefault(change.path, []).append(change)
                     continue
-                if entry is None or entry["shape"][0] != change.total:
+                if entry is None or change.data.nbytes > entry["room"]:
                     self.head = None
                     return False
-                self._scatter(entry, change.rows, change.data)
-            last = record
+                runs.pop(change.path, None)  # all of it is written over
+                entry["shape"] = list(change.data.shape)
+                entry["dtype"] = change.data.dtype.name
+                self._view(entry)[...] = change.data
+                self._touch(entry["offset"], change.data.nbytes)
             point("advance")
-        if last is not None:
-            self._seal(last, chain)
+        for path, changes in runs.items():
+            self._scatter(self.head.layout[path], changes)
+        if fresh:
+            self._seal(fresh[-1], chain)
         return True
 
     def _follow(self, newer: Image, records: Sequence[Record]) -> None:
@@ -187,15 +189,27 @@ class Image:
         size = dtype.itemsize * int(np.prod(shape, dtype=object))
         return self._bytes[start : start + size].view(dtype).reshape(shape)
 
-    def _scatter(self, entry: Mapping[str, Any], rows: Array, data: Array) -> None:
-        if not len(rows):
-            return
+    def _scatter(self, entry: Mapping[str, Any], changes: Sequence[Change]) -> None:
+        """Rows of several records, each part of the block with all that is for it while it is in the cache."""
         block = self._view(entry)
-        if data.dtype != block.dtype or data.shape[1:] != block.shape[1:]:
-            raise FrameError(f"change of {data.dtype} {data.shape[1:]} rows, expected {block.dtype} {block.shape[1:]}")
-        dirty = self._dirty.view(np.uint8)
-        rows_scatter(_flat(block), block.nbytes // len(block), np.ascontiguousarray(rows, np.uint32),
-                     _flat(np.ascontiguousarray(data)), dirty, entry["offset"], CHUNK_SHIFT)
+        for change in changes:
+            if change.data.dtype != block.dtype or change.data.shape[1:] != block.shape[1:]:
+                raise FrameError(f"change of {change.data.dtype} {change.data.shape[1:]} rows, "
+                                 f"expected {block.dtype} {block.shape[1:]}")
+        given = [(np.ascontiguousarray(change.rows, np.uint32), _flat(np.ascontiguousarray(change.data)))
+                 for change in changes if change.rows is not None and len(change.rows)]
+        if not given:
+            return
+        width, flat, dirty = block.nbytes // len(block), _flat(block), self._dirty.view(np.uint8)
+        each = len(block) if len(given) == 1 else max(1, PART_BYTES // max(1, width))
+        edges = np.arange(each, len(block), each, dtype=np.uint32)
+        cuts = [[0, *np.searchsorted(rows, edges).tolist(), len(rows)] for rows, _ in given]
+        for at in range(len(edges) + 1):
+            for (rows, data), cut in zip(given, cuts, strict=True):
+                low, high = cut[at : at + 2]
+                if high > low:
+                    part_rows, part_data = rows[low:high], data[low * width : high * width]
+                    rows_scatter(flat, width, part_rows, part_data, dirty, entry["offset"], CHUNK_SHIFT)
 
     def _touch(self, at: int, size: int) -> None:
         self._dirty[at // CHUNK_BYTES : (at + size - 1) // CHUNK_BYTES + 1] = True

@@ -23,7 +23,6 @@ from ..codec.erasure import erasure_matrix, erasure_repair
 from ..codec.frame import numpy_dtype
 from ..errors import StoreError
 from ..kernels import _native
-from ..kernels.plain.parity import product
 from ..kernels.rows import mix, turn
 from ..types import Array, Block, State
 from .record import Change
@@ -129,7 +128,6 @@ class Sums:
         self.state: State = {}
         self._marks: dict[str, Array] = {}
         self._grown: set[str] = set()
-        self._products: dict[int, Array] = {}
 
     def add(self, node: int, changes: Sequence[Change]) -> None:
         """What `node` changed; each change once."""
@@ -143,8 +141,11 @@ class Sums:
                                    [data[: len(change.data)].reshape(-1)], True)
                 self._grown.add(change.path)
                 continue
-            mix(data.reshape(-1), data.shape[1], np.ascontiguousarray(change.rows, np.uint32), _bytes_of(change.data),
-                self._product(factor), mark)
+            turned = _bytes_of(change.data)
+            if factor != 1:
+                given, turned = turned, np.empty_like(turned)
+                _native.parity_dot(np.array([[factor]], np.uint8), [given], [turned])
+            mix(data.reshape(-1), data.shape[1], np.ascontiguousarray(change.rows, np.uint32), turned, mark)
 
     def changes(self) -> tuple[Change, ...]:
         """The rows that have changed since the last call, as they are now."""
@@ -153,8 +154,8 @@ class Sums:
             data = self.state[path].data
             if path in self._grown:
                 found.append(Change(path, None, data.copy(), len(data)))
-            elif len(rows := np.flatnonzero(mark).astype(np.uint32)):
-                found.append(Change(path, rows, data[rows], len(data)))
+            elif len(rows := np.flatnonzero(mark.view(bool))):
+                found.append(Change(path, rows.astype(np.uint32), data.take(rows, axis=0), len(data)))
             else:
                 continue
             mark[:] = 0
@@ -171,11 +172,6 @@ class Sums:
             self.state[path], self._marks[path] = Block(data), mark
             self._grown.add(path)
         return self.state[path].data, self._marks[path]
-
-    def _product(self, factor: int) -> Array:
-        if factor not in self._products:
-            self._products[factor] = product(np.arange(256, dtype=np.uint8), np.uint8(factor))  # type: ignore[arg-type]
-        return self._products[factor]
 
 
 def rebuilt(stripes: Stripes, shards: Mapping[int, State], layouts: Mapping[int, Layout],

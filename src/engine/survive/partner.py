@@ -31,6 +31,7 @@ from engine.types import Array, Block, Link, State
 
 ODD = (1 << 64) - 1  # digest of sums over ranks whose own digests differ: no step of any shard has it
 NODES_LIMIT = 128
+TAG = 131
 Folder = Callable[[int, str], Path]
 Shard = tuple[State, dict[str, Any]]  # blocks, meta
 
@@ -154,8 +155,6 @@ class Coded:
         lane, self._holders = next((lane, holders) for lane, holders in found if link.rank in lane.ranks)
         self._lane, self._place = lane.ranks, lane.ranks.index(link.rank)
         self._shadow = Shadow(Stripes(len(lane.ranks) - lane.m, lane.m), self._place)
-        self._even = all(tuple(holders) == lane.ranks for lane, holders in found)
-        self._rounds = max(len(lane.ranks) for lane, _ in found)
         self._held = [_Kept(replace(lane, place=place), Sums(Stripes(len(lane.ranks) - lane.m, lane.m), place), {})
                       for lane, holders in found for place, rank in enumerate(holders) if rank == link.rank]
 
@@ -187,20 +186,15 @@ class Coded:
 
     def _relayed(self, letters: Mapping[int, Array], name: str) -> dict[int, Array]:
         """Each node's letter to the rank that sums there; what came, by the rank it came from (collective)."""
-        me, nodes, found = self.link.rank, len(self._lane), {}
-        if self._even:
-            for turn in range(1, self._rounds):
-                if turn < nodes:
-                    to, source = (self._place + turn) % nodes, self._lane[(self._place - turn) % nodes]
-                    found[source] = self.link.relay(letters[to], target=self._holders[to], source=source, name=name)
-                else:  # a group of fewer nodes has no more to say
-                    self.link.relay(np.empty(0, np.uint8), target=me, source=me, name=name)
-            return found
-        parts = [np.empty(0, np.uint8)] * self.link.size
-        for place, letter in letters.items():
-            parts[self._holders[place]] = letter
-        theirs = self.link.alltoall(parts, name=name)
-        return {rank: theirs[rank] for held in self._held for rank in held.lane.ranks if rank not in (-1, me)}
+        going = [self.link.send(part, self._holders[place], name=name, tag=TAG) for place, letter in letters.items()
+                 for part in (np.array([len(letter)], np.int64), letter)]
+        found: dict[int, Array] = {}
+        for rank in [rank for held in self._held for rank in held.lane.ranks if rank not in (-1, self.link.rank)]:
+            found[rank] = np.empty(int(self.link.take(rank, name=name, tag=TAG).view(np.int64)[0]), np.uint8)
+            going.append(self.link.recv(found[rank], rank, name=name, tag=TAG))
+        for transfer in going:
+            transfer.wait()
+        return found
 
     def _begun(self, record: Record, letters: Mapping[int, Array], layout: Layout) -> None:
         for held in self._held:

@@ -437,7 +437,9 @@ class Protection:
                 self._seen.pop(path, None)
                 rows = hinted[path]
                 low, high = split(self._rows[path], self.link.rank, self.link.size)
-                rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - np.uint32(low)
+                first = np.searchsorted(rows, rows.dtype.type(low))  # of another dtype: all of them would be copied
+                last = np.searchsorted(rows, rows.dtype.type(high)) if high < self._rows[path] else len(rows)
+                rows = rows[first:last] - rows.dtype.type(low)
                 found.append(Change(path, rows, taken(data, rows), len(data), block.columns))
                 continue
             change = self._compared(path, block)

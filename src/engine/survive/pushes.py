@@ -18,6 +18,7 @@ from engine.store.differ import taken
 from engine.store.record import Change
 from engine.survive.apart import Apart, Part
 from engine.types import Array, Block, State, Update
+from engine.update.merge import distinct
 
 COLUMNS = (("w", "owner"), ("a", "owner"), ("n", "owner"))
 Unsent = tuple[int, int, int, Update]  # sender, shard, number (0 = none yet), update
@@ -50,7 +51,7 @@ class Pushes(Apart):
 
     def changed(self, owner: Owner) -> tuple[list[Change], dict[str, Any]]:
         model = owner.kept
-        keys = np.unique(np.concatenate(owner.touched)) if owner.touched else np.empty(0, np.uint32)
+        keys = distinct(owner.touched)
         owner.touched.clear()
         changes = []
         for shard in self._plays:

@@ -9,6 +9,9 @@ drained when every rank of the node has come to the clock, when it is full (who 
 when something has lain in it for `limit_s` and its rank calls the table. One rank drains at a time, under a lock; what it
 sends goes as its own requests, so an owner carries each out once, by (client, sequence).
 
+`op` merge: the same of pushes to a learner's rows (table/worker.py), whose columns add up; the owner merges each sum as one
+push of so many ranks. The queue has the width of what is sent.
+
 What a reader may see: an add to another node is at its owner when others see the clock that followed it, and not earlier;
 the rank's own `get` does not see it before either. Sums are added in another order: equal to rounding. The version of
 such a row counts requests, not adds, and `inc` gives 0 for it. Other operations and commits send what is queued first.
@@ -36,17 +39,19 @@ NONE = np.empty(0, np.int64)
 
 class Combined(Table):
     """A table whose far adds are combined. `queue`: the node's slab, made by its first rank with room for `rows` rows;
-    `marks`: a small slab of each rank of the node, whose clock says where it is; `mates`: the table's slabs of these ranks."""
+    `marks`: a small slab of each rank of the node, whose clock says where it is; `mates`: the table's slabs of them; `op`:
+    add, with which sgd goes too, or merge."""
 
     def __init__(self, *args: Any, queue: Array, rows: int, marks: dict[int, Array], mates: dict[int, Array],
-                 limit_s: float = LIMIT_S, **more: Any) -> None:
+                 limit_s: float = LIMIT_S, op: str = "add", **more: Any) -> None:
         super().__init__(*args, **more)
+        self.op, self._factors = op, ADDS if op == "add" else {call.OPS[op]: lambda rate: 1.0}
         if rows < 1 or limit_s < 0:
             raise ConfigError(f"combine: expected at least 1 row and a limit of at least 0 s, found {rows} and {limit_s:g}")
         self.queue, self.queue_rows, self.limit_s = _native.Slab(queue), rows, limit_s
         self.marks = {r: _native.Slab(one) for r, one in marks.items()}
         self.mates = {r: _native.Slab(one) for r, one in mates.items()}
-        self._blank = np.zeros(self.width, np.float32)
+        self._blank = np.zeros(call.sent(op, self.width), np.float32)
         head, owner, epoch, stamp, state, backup, forks = self.ledger.arrays()
         self._into = _native.Node(head, owner, epoch, stamp, state, backup, forks, self.ledger.bits, [queue],
                                   np.zeros(self.ranks, np.int16), self._blank)
@@ -60,11 +65,11 @@ class Combined(Table):
                  rule: tuple[int, float, float]) -> tuple[Array, bool]:
         if self._flushing:
             return super()._far_inc(keys, todo, items, versions, rule)
-        if rule[0] not in ADDS or 2 * len(todo) > self.queue_rows:
-            if rule[0] not in ADDS:
+        if rule[0] not in self._factors or 2 * len(todo) > self.queue_rows:
+            if rule[0] not in self._factors:
                 self.flush()  # what came before it is applied before it
             return super()._far_inc(keys, todo, items, versions, rule)
-        self._queue(keys[todo], items[todo] * np.float32(ADDS[rule[0]](rule[1])))
+        self._queue(keys[todo], items[todo] * np.float32(self._factors[rule[0]](rule[1])))
         return NONE, True
 
     def _queue(self, keys: Array, items: Array) -> None:
@@ -117,7 +122,7 @@ class Combined(Table):
             keys, sums = self._drained()
             self._since = None
             if len(keys):
-                self.inc(keys, sums)
+                self.inc(keys, sums, op=self.op)
                 self.sent_rows += len(keys)
                 self.flushes += 1
             for rank, clock in reached.items():
@@ -141,14 +146,14 @@ class Combined(Table):
         """Keys and sums of all rows, which are then gone; writers wait meanwhile."""
         slab = self.queue
         if not slab.stats()["used"]:
-            return np.empty(0, np.uint64), np.empty((0, self.width), np.float32)
+            return np.empty(0, np.uint64), np.empty((0, len(self._blank)), np.float32)
         slab.gate(True)
         try:
             pause = _Pause(self, "writers to leave the queue of combined adds", poll=False)
             while (who := slab.inside(NOBODY)) >= 0:
                 pause(f"; writer {who} of this node is inside: its process may be dead")
             room = slab.stats()["used"]
-            keys, values = np.empty(room, np.uint64), np.empty((room, self.width), np.float32)
+            keys, values = np.empty(room, np.uint64), np.empty((room, len(self._blank)), np.float32)
             count, status, _ = slab.take(-1, None, None, 0, keys, np.empty(room, np.uint32), np.empty(room, np.uint32), values)
             if status != OK or count != room:
                 raise PeerError(f"{count} of {room} combined rows could be read: a process died inside one")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.codec import call
 from engine.comm import service, window
 from engine.comm.onesided import measure
 from engine.comm.world import World
@@ -58,12 +59,14 @@ class Store:
 
 def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, admit: int = 1, onesided: str = "auto",
                service_mode: str = "auto", slots_bits: int | None = None, backups: int = 0, timeout_s: float = 60.0,
-               folder: Path | None = None, combine: int = 0, combine_s: float = LIMIT_S) -> Store:
+               folder: Path | None = None, combine: int = 0, combine_s: float = LIMIT_S, combine_op: str = "add",
+               node: Array | None = None) -> Store:
     """Collective: a table of `width` floats a row with room for `rows` rows a rank, over the ranks of `link`.
 
     `link`: a comm.world.World (its communicator is duplicated), or any in-process Link with one rank. `combine`: adds to other
     nodes are summed for the ranks of a node, in a queue of so many rows, and sent at a clock, when it is full, or after
-    `combine_s` (table/combine.py; 0: each rank sends its own, at once).
+    `combine_s` (table/combine.py; 0: each rank sends its own, at once), or merges instead (`combine_op`). `node`: of each rank,
+    where it is not to be the real one.
 
     >>> from engine.comm.local import Alone
     >>> store = open_table(Alone(), width=2, rows=100)
@@ -73,7 +76,9 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     """
     if width < 1 or rows < 1:
         raise ConfigError(f"table: expected a width and rows of at least 1, found {width} and {rows}")
-    node = window.nodes(link)
+    if combine and not call.sent(combine_op, width):
+        raise ConfigError(f"combine: {combine_op}: expected a width of 4 n, found {width}")
+    node = window.nodes(link) if node is None else node
     mates = np.flatnonzero(node == node[link.rank]).tolist()
     if len(mates) > RANKS_A_NODE:
         raise ConfigError(f"table: at most {RANKS_A_NODE} ranks a node, found {len(mates)}")
@@ -96,7 +101,8 @@ def open_table(link: Link, *, width: int, rows: int, init: Array | None = None, 
     remote: Any = service.Direct(0, [server], [threading.Lock()])
     queue: dict[str, Any] = {}
     if combine:
-        queue = {**_queue(link, node, width, combine, admit, folder), "mates": memory, "limit_s": combine_s}
+        wide = call.sent(combine_op, width)
+        queue = {**_queue(link, node, wide, combine, admit, folder), "mates": memory, "limit_s": combine_s, "op": combine_op}
     table = (Combined if combine else Table)(
         ledger, memory, link.rank, remote, writer=2 * mates.index(link.rank), init=init, path=onesided,
         window=held[0] if held else None, timeout_s=timeout_s, **queue)

@@ -21,9 +21,11 @@ from engine import job as jobs
 from engine.comm.world import World
 from engine.config import Config
 from engine.errors import ConfigError, DataError, StoreError
+from engine.kernels import _native
 from engine.models import sparse
 from engine.store.checkpoint import split
-from engine.table.shards import Store, open_table
+from engine.store.table import buckets_for
+from engine.table.shards import RANKS_A_NODE, Store, open_table
 from engine.types import Array, Batch, Block, Counts, Link, Schema, State, Update
 
 LEARNERS = ("ftrl", "adagrad", "sgd", "pa1", "pa2")
@@ -49,6 +51,7 @@ class Worker:
         self.counts = Counts()
         self._base = np.zeros(2)  # the clock of what was loaded
         self._bad = 0
+        self._scratch = np.empty(1 << 10, np.uint64)
 
     @property
     def bad(self) -> int:
@@ -73,16 +76,23 @@ class Worker:
         """Keys of the batch (the bias last), their rows' versions and sums, and the batch with places for keys."""
         if batch.keys is None:
             raise DataError("exchange.place=table: expected sparse rows, found dense ones", fix="exchange.place=replica")
-        each, places = np.unique(batch.keys, return_inverse=True)
-        if len(each) and each[-1] >= self.width:
-            raise DataError(f"key {each[-1]} outside the key space of {self.width}", fix="hash the keys: data.hash_bits")
-        keys = np.append(each, np.uint64(self.width)) if self._bias else each
-        keys, versions = keys.astype(np.uint64), np.empty(len(keys), np.uint32)
+        given = np.ascontiguousarray(batch.keys)
+        if len(given) and given.max() >= self.width:
+            raise DataError(f"key {given.max()} outside the key space of {self.width}", fix="hash the keys: data.hash_bits")
+        if 2 * len(given) > len(self._scratch):
+            self._scratch = np.empty(1 << (2 * len(given) - 1).bit_length(), np.uint64)
+        each, places = np.empty(len(given) + 1, np.uint64), np.empty(len(given), np.uint32)
+        count = _native.distinct(given, each, places, self._scratch)
+        each[count] = self.width
+        keys = each[: count + self._bias]
+        versions = np.empty(len(keys), np.uint32)
         rows = self.table.get(keys, versions=versions).reshape(-1, 4)
-        if len(each) > self._model.options["width"]:
-            self._grow(len(each))
+        if count > self._model.options["width"]:
+            self._grow(count)
         self._model.fill(rows[:, :3])
-        return keys, versions, rows[:, 3], replace(batch, keys=places.astype(np.uint32).reshape(-1))
+        local = Batch(batch.y, batch.order, batch.previous, weight=batch.weight,
+                      indptr=batch.indptr, keys=places, values=batch.values)
+        return keys, versions, rows[:, 3], local
 
     def _grow(self, keys: int) -> None:
         old, self._model = self._model, self._make(1 << (keys - 1).bit_length())
@@ -95,11 +105,11 @@ class Worker:
         if not len(update.keys):
             return
         count = len(keys) - self._bias
-        rows, label = np.divmod(update.keys, self.classes)
-        rows = np.minimum(rows, count).astype(np.int64)  # the bias is the block's last row, and the last of the keys
-        sent = np.empty((len(rows), 7), np.float32)
+        label = update.keys % self.classes if self.classes > 1 else 0
+        rows = np.minimum(update.keys // self.classes if self.classes > 1 else update.keys, count).astype(np.int64)
+        sent = np.empty((len(rows), 7), np.float32)  # the bias is the block's last row, and the last of the keys
         sent[:, :6] = update.values
-        sent[:, 6] = update.values[:, self._g] * sums[rows * self.classes + label]
+        np.multiply(update.values[:, self._g], sums[rows * self.classes + label], out=sent[:, 6])
         items = sent
         if self.classes > 1:
             rows, at = np.unique(rows, return_inverse=True)
@@ -136,10 +146,14 @@ class Worker:
 
     # Whole model: checkpoints
 
-    def settle(self) -> None:
-        """All that any rank has pushed is at its owner (collective)."""
+    def settle_own(self) -> None:
+        """All that this rank has pushed is at its owner."""
         if hasattr(self.table, "flush"):
             self.table.flush()
+
+    def settle(self) -> None:
+        """All that any rank has pushed is at its owner (collective)."""
+        self.settle_own()
         self._link.barrier(name="pushes applied")
 
     def state(self) -> State:
@@ -207,8 +221,14 @@ def hire(config: Config, link: Link, schema: Schema) -> Worker:
     shard = config.shard
     share = int((schema.width + 1) / link.size * SPARE) + 4096
     rows = int(min(share, shard.rows) / (2 * LOAD))
+    held = _native.slab_bytes(buckets_for(rows), 4 * classes, 2 * RANKS_A_NODE)
+    if shard.memory and held > shard.memory:
+        raise ConfigError(f"shard.memory: expected {held} bytes or more for {rows} rows a rank, found {shard.memory}",
+                          fix=f"more ranks, a lower shard.rows, or shard.memory={held}")
+    each = config.fault.ranks_per_node  # nodes that are told, for trying
     store = open_table(link, width=4 * classes, rows=rows, onesided=shard.onesided, service_mode=shard.service,
-                       slots_bits=shard.slots_bits, timeout_s=config.loop.stall_timeout)
+                       slots_bits=shard.slots_bits, timeout_s=config.loop.stall_timeout, combine=shard.combine,
+                       combine_op="merge", node=np.arange(link.size, dtype=np.int32) // each if each else None)
     return Worker(link, store, lambda keys: jobs.build(config, replace(schema, width=keys), tracked=True), schema.width)
 
 
@@ -222,7 +242,7 @@ def check(config: Config, link: Link, schema: Schema) -> None:
             (model.learner not in LEARNERS, f"a learner of {', '.join(LEARNERS)}", model.learner, "model.learner=ftrl"),
             (model.interactions, "keys that are in the rows", "model.interactions", "model.interactions=false"),
             (bool(model.scale), "no scaler", "model.scale", "model.scale=false"),
-            (mode not in ("bsp", "asp"), "mode bsp or asp", exchange.mode, "exchange.mode=asp"),
+            (mode not in ("bsp", "asp", "ssp"), "mode bsp, ssp:N or asp", exchange.mode, "exchange.mode=asp"),
             (exchange.codec != "exact", "codec exact", exchange.codec, "exchange.codec=exact"),
             (exchange.virtual > 0, "real ranks", f"exchange.virtual={exchange.virtual}", "leave out --reproducible"),
             (exchange.split == "keys", "split rows", "exchange.split=keys", "exchange.split=rows"),

@@ -41,6 +41,14 @@ def combine(updates: Sequence[Update]) -> Update:
     return Update(keys, values, weight)
 
 
+def distinct(parts: Sequence[Array]) -> Array:
+    """All keys uint32, ascending, each once; a sort is about twice as quick here as the hashing of np.unique."""
+    keys = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint32)
+    fresh = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=fresh[1:])
+    return keys[fresh]
+
+
 def _sorted(updates: Sequence[Update], weight: float) -> Update:
     """As adding one after the other, in O(n log P) instead of O(n P): rows sorted by key stay in the order given, and a key's
     first, second, … row are added in turn."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.types import Array, Update
-from engine.update.merge import combine
+from engine.update.merge import combine, distinct
 
 
 class Replica:
@@ -70,7 +70,7 @@ def _union(parts: Sequence[Array | None]) -> Array | None:
     known = [p for p in parts if p is not None]
     if len(known) < len(parts):
         return None
-    return np.unique(np.concatenate(known)) if known else np.empty(0, np.uint32)
+    return distinct(known)
 
 
 def damp(update: Update, age: float, power: float) -> Update:
