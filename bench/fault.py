@@ -71,13 +71,17 @@ def small(place: Path, *settings: str, ranks: int = RANKS, **env: str) -> tuple[
                       "fault.seal=3000", *settings, stuck=KILLS, **env)
 
 
-def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[Row]:
-    """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after."""
+def campaign(setting: Setting, name: str, action: str, count: int, *settings: str, ranks: int = RANKS,
+             nodes: int = 1) -> Iterator[Row]:
+    """`count` kills, ten a run, at drawn points of drawn ranks; the later ones of a run fall while it recovers, or after.
+
+    `nodes`: whose memory a wipe takes at most, the victim's and drawn others.
+    """
     draw = random.Random(f"campaign {name}")
     kills = lost = doubled = exact = runs = 0
     ends = time.monotonic() + (3600 if setting.long else max(setting.seconds * 5, 60))
     with folder() as clean:
-        code, _, said = small(clean)
+        code, _, said = small(clean, *settings, ranks=ranks)
         if code:
             raise RuntimeError(f"the unharmed run failed: {said[-400:]}")
         want = digest(clean)
@@ -86,9 +90,11 @@ def campaign(setting: Setting, name: str, action: str, count: int) -> Iterator[R
         for attempt in range(KILLS):
             point = draw.choice([*POINTS, "begin", "began"])
             turn = 1 if point in ("begin", "began") else draw.randint(1, 3)
-            crashes.append(f"{point}:{draw.randrange(RANKS)}:{turn}:{attempt}:{action}")
+            victim = draw.randrange(ranks)
+            others = draw.sample([node for node in range(ranks) if node != victim], draw.randrange(nodes)) if nodes > 1 else []
+            crashes.append(":".join(map(str, [point, victim, turn, attempt, action, *others])))
         with folder() as place:
-            code, told, said = small(place, ENGINE_CRASH=",".join(crashes))
+            code, told, said = small(place, *settings, ranks=ranks, ENGINE_CRASH=",".join(crashes))
             if code:
                 raise RuntimeError(f"{','.join(crashes)}: exit {code}: {said[-400:]}")
             kills += sum(event["event"] == "relaunch" for event in told)
@@ -120,6 +126,7 @@ def wiped(setting: Setting) -> Iterator[Row]:
 @case("fault", "kill.wiped.parity")
 def wiped_parity(setting: Setting) -> Iterator[Row]:
     """The memory of every set of m of the k + m nodes is lost, one set a run, in the middle of a step; one more is said."""
+    yield from campaign(setting, "kill.wiped.parity", "wipe", 500 if setting.long else 30, "fault.parity=2+2", ranks=4, nodes=2)
     for k, m in ((2, 1), (2, 2), (3, 2)) if setting.long else ((2, 1), (2, 2)):
         exact = lost = doubled = 0
         sets = list(combinations(range(k + m), m))
@@ -402,7 +409,8 @@ def protect(setting: Setting) -> Iterator[Row]:
     for share, name, bar in ((0.05, "protect", 3.0), (1.0, "protect.alldirty", None)):
         found = kept(2, share, 200 if share < 1 and setting.long else 60 if share < 1 else 12)
         yield row(name, 100 * found["mean_s"] / 0.1, "% of 100 ms", "none", bars={"value": f"<= {bar}"} if bar else None,
-                  median=100 * found["commit_s"] / 0.1, cpu=100 * found["cpu_mean_s"] / 0.1, dirty_rows=found["rows"])
+                  median=100 * found["commit_s"] / 0.1, cpu=100 * found["cpu_mean_s"] / 0.1, beside_cpu=100 * found["beside_s"] / 0.1,
+                  dirty_rows=found["rows"])
         if share < 1:
             yield row("protect.file", 100 * found["stall_s"] / 10, "% of 10 s", "none", bars={"value": "<= 1"},
                       stall_ms=1e3 * found["stall_s"], write_ms=1e3 * found["write_s"])

@@ -1,8 +1,8 @@
 """The cost of keeping each step safe, measured inside ranks: `mpiexec -n N python -m bench.keep MEBIBYTES SHARE STEPS DIR SET…`.
 
-A stand-in model of so many MiB a rank has SHARE of its rows changed a step; a step otherwise sleeps. Rank 0 prints one JSON
-object: medians of commit and vote handling, bytes a step and rank that are sent, bytes a rank that are held for others, and the
-stall and write time of a checkpoint beside the job. SET: settings, such as `fault.parity=3+1`.
+A stand-in model of so many MiB a rank has SHARE of its rows changed a step; a step otherwise sleeps, between commit and vote as
+a job learns. Rank 0 prints one JSON object: medians of commit and vote handling, CPU of its process in the sleep, bytes a
+step and rank that are sent, bytes a rank that are held for others, and the stall and write time of a checkpoint beside the job. SET: settings, such as `fault.parity=3+1`.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def main(megabytes: float, share: float, steps: int, folder: str, *settings: str
     job.keeper = shield
     spent: list[float] = []
     cpu: list[float] = []
-    whole_s, sent = time.process_time(), 0
+    whole_s, beside_s, sent = time.process_time(), 0.0, 0
     rng = np.random.default_rng(3)
     draws = [np.flatnonzero(rng.random(rows) < share).astype(np.uint32) for _ in range(4)]
     values = np.zeros((1, 6), np.float32)
@@ -77,14 +77,17 @@ def main(megabytes: float, share: float, steps: int, folder: str, *settings: str
         began, used, before = time.perf_counter(), time.thread_time(), link.sent
         shield.commit(job)
         sent += link.sent - before
+        kept, used_kept, beside = time.perf_counter() - began, time.thread_time() - used, time.process_time()
+        time.sleep(0.1)  # the next step is learned
+        beside_s += time.process_time() - beside
+        began, used = time.perf_counter(), time.thread_time()
         pledge = shield.pledge()
-        kept, used_kept = time.perf_counter() - began, time.thread_time() - used
+        kept, used_kept = kept + time.perf_counter() - began, used_kept + time.thread_time() - used
         table = link.vote(np.array(pledge), name="vote")  # the job's own vote carries these; its time is not counted
         began, used = time.perf_counter(), time.thread_time()
         shield.heard(table)
         spent.append(kept + time.perf_counter() - began)
         cpu.append(used_kept + time.thread_time() - used)
-        time.sleep(0.1)
     whole_s = time.process_time() - whole_s
     link.barrier(name="steps done")
     held = {role: sum(path.stat().st_blocks * 512 for path in (Path(folder) / "memory").glob(f"epoch-*/node-*/{role}-*/*"))
@@ -96,7 +99,7 @@ def main(megabytes: float, share: float, steps: int, folder: str, *settings: str
     found: dict[str, Any] = {"commit_s": statistics.median(spent), "mean_s": statistics.fmean(spent), "rows": len(draws[0]),
                              "cpu_s": statistics.median(cpu), "cpu_mean_s": statistics.fmean(cpu),
                              "sent": sent / steps, "held": (held["copy"] + held["parity"]) / link.size, "own": held["own"] / link.size,
-                             "all_cpu_s": whole_s / steps, "stall_s": stall, "write_s": shield.flush.write_s if shield.flush else 0.0}
+                             "all_cpu_s": whole_s / steps, "beside_s": beside_s / steps, "stall_s": stall, "write_s": shield.flush.write_s if shield.flush else 0.0}
     shield.close(done=False)
     link.barrier(name="end")
     if link.rank == 0:

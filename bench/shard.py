@@ -141,3 +141,4 @@ def balance_zipf(setting: Setting) -> Iterator[Row]:
 
 
 import bench.access  # noqa: E402, F401  (its cases are of this bench)
+import bench.wide  # noqa: E402, F401

@@ -190,7 +190,7 @@ class Exchange:
     (None: each 256; a model that learns by mini-batches: each of those, of 32 rows at least).
     `split` keys: the workers of a node share one model, each the owner of a part of the keys, scores summed every `every`
     rows (32).  `place` replica: every rank holds the model; table: each row of a sparse linear model lies at its owner, a rank
-    fetches those of `every` rows, learns, and sends the owners what changed (modes bsp, asp).
+    fetches those of `every` rows, learns, and sends the owners what changed (modes bsp, ssp:N, asp).
     `mode`: bsp (lock-step), ssp:N (staleness up to N rounds), hybrid:N (that for sparse rows, dense ones in lock-step), asp
     (asynchronous owners), gossip[:GRAPH], local:H (H intervals a round, with outer `momentum`), auto (bound, interval and
     steps as wait and loss call for, within a loss of `budget`, and news visible within `fresh` seconds, 0 = any).

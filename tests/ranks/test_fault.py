@@ -163,6 +163,20 @@ def test_survivors_go_on_in_place_to_the_same_bits_as_after_a_relaunch(tmp_path,
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
+@pytest.mark.long
+def test_survivors_go_on_in_place_from_parity_to_the_same_bits_as_from_copies(tmp_path):
+    """One rank dies, and the memory of its node and of another is gone; beside a run that loses one node and has a copy."""
+    runs = []
+    for name, setting, crash in (("parity", "fault.parity=2+2", "own:1:7:0:wipe:2"),
+                                 ("copies", "fault.copies=1", "own:1:7:0:wipe")):
+        code, said, told, _ = supervised(4, tmp_path / name, "--on-loss=shrink", setting, ENGINE_CRASH=crash)
+        assert code == 0 and {e["ranks"] for e in told if e["event"] == "recovery"} == {3}, (told, said)
+        assert said.count("made again from parity") == (2 if name == "parity" else 0), said
+        assert ("over 3 nodes: any 2 of them may be lost" in said) == (name == "parity")
+        runs.append(digest(tmp_path / name))
+    assert runs[0] == runs[1]
+
+
 @pytest.mark.smoke
 def test_two_deaths_one_after_the_other_are_survived_in_place(tmp_path):
     code, said, told, _ = supervised(4, tmp_path, "--on-loss=shrink", ENGINE_CRASH="own:1:7,kept:3:11")

@@ -58,9 +58,10 @@ def test_a9a_on_5_and_3_ranks_and_resumed_on_2(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.skipif(not A9A.exists(), reason="a9a is not here")
-@pytest.mark.parametrize("more", [("shard.service=thread",), ("shard.onesided=rma", "--stop-after", 6000, *ASP)])
+@pytest.mark.parametrize("more", [("shard.service=thread",), ("--mode", "ssp:1", *ASP[2:]),
+                                  ("shard.onesided=rma", "--stop-after", 6000, *ASP)])
 def test_every_way_to_reach_rows_learns_alike(more):
-    """Four ranks of two nodes in steps, answered by the service thread; asynchronous, read one-sided."""
+    """Four ranks of two nodes: in steps, answered by the service thread; within one clock; asynchronous, read one-sided."""
     found = summary("run", "-n", 4, "train", A9A, "--place", "table", *TWO_NODES, *more)
     assert found["rows"] == ROWS or 6000 <= found["rows"] < 9000
     assert found["logloss"] == pytest.approx(ONE, abs=.004 if found["rows"] == ROWS else .03)
@@ -102,3 +103,30 @@ def test_an_owner_that_does_not_answer_is_named_at_the_deadline(mpirun, tmp_path
                       "shard.service=inline", "fault.ranks_per_node=1", "--stall-timeout", 2, "--run-dir", "-"], timeout_s=25)
     assert done.returncode != 0
     assert "rank 0 waited 2 s in 'table 0: " in done.stderr and "for the reply of rank 1" in done.stderr
+
+
+@pytest.mark.ranks(3)
+def test_a_session_on_ranks_with_uneven_rows(size, link, tmp_path):
+    import numpy as np
+
+    from engine import Session
+
+    rng, truth = np.random.default_rng(link.rank), np.random.default_rng(9).normal(size=200) * 2
+    keys = np.argsort(rng.random((300 + 100 * link.rank, 200)), axis=1)[:, :6].astype(np.uint32)
+    rows = type("Csr", (), {})()
+    rows.indptr, rows.indices, rows.data = np.arange(len(keys) + 1) * 6, keys.ravel(), np.ones(keys.size, np.float32)
+    rows.shape = len(keys), 200
+    y = (truth[keys].sum(1) > 0).astype(np.float32)
+    folder = link.bcast(str(tmp_path), name="folder")
+    session = Session(link, width=200, sparse=True, **{"exchange.place": "table", "loop.stall_timeout": 30})
+    for _ in range(2):
+        session.partial_fit(rows, y)
+    assert session.summary()["rows"] == 2 * 1200
+    scores = session.predict(rows)
+    assert ((scores > 0) == (y > 0)).mean() > .85
+    session.checkpoint(folder)
+    session.partial_fit(rows, y)
+    assert not np.array_equal(session.predict(rows), scores)
+    assert np.array_equal(session.resume(folder).predict(rows), scores)
+    assert session._job.team.table.stats()["used"] < 201 * .6  # its share, not the model
+    session.close()

@@ -183,7 +183,7 @@ def test_a_narrow_model_knows_keys_it_has_not_seen():
 
 
 REFUSED = [("model.kind=mlp", "model.kind=mlp"), ("model.learner=nag", "nag"), ("model.interactions=true", "interactions"),
-           ("model.scale=true", "scale"), ("exchange.mode=gossip", "gossip"), ("exchange.mode=ssp:2", "ssp"),
+           ("model.scale=true", "scale"), ("exchange.mode=gossip", "gossip"), ("exchange.mode=hybrid:2", "hybrid"),
            ("exchange.codec=int8", "int8"), ("exchange.virtual=2", "virtual"), ("exchange.split=keys", "split=keys"),
            ("data.rule=columns", "columns"), ("exchange.damp=1", "damp"), ("update.drift=adwin", "drift"),
            ("exchange.mode=asp exchange.balance=true", "balance"), ("exchange.ease=true", "ease"),
@@ -195,6 +195,11 @@ def test_what_a_table_cannot_learn_is_refused_before_a_row_is(settings, said):
     with pytest.raises(ConfigError, match=r"exchange\.place=table: expected") as caught:
         job_of(batch(10), "exchange.place=table", *settings.split())
     assert said in str(caught.value) and "exchange.place=replica" in caught.value.fix
+
+
+def test_a_cap_on_memory_that_is_too_small_is_told_before_rows_are_reserved():
+    with pytest.raises(ConfigError, match=r"shard\.memory: expected \d+ bytes or more for 2\d\d\d rows a rank, found 1000"):
+        job_of(batch(10), "exchange.place=table", "shard.memory=1000")
 
 
 def test_dense_rows_threads_and_strange_keys_are_refused():

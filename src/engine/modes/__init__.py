@@ -20,7 +20,7 @@ def run(job: loop.Job, config: Config, note: Callable[[str], None] = lambda text
     if mode == "bsp" and config.update.strategy == "decentralised":
         mode = "gossip"
     if config.exchange.place == "table":
-        return tabled(job, config, mode)
+        return tabled(job, config, mode, int(number) if mode == "ssp" else None)
     if (carried := getattr(job.keeper, "carried", None)) is not None:  # its survivors go on, however few
         return carried.run()
     owes = "residual" in job.recalled
@@ -91,14 +91,14 @@ def _stale(job: loop.Job, config: Config, bound: int) -> Iterator[loop.Event]:
     return Stale(job, bound, config.exchange.damp, balance=balance, ease=ease).run()
 
 
-def tabled(job: loop.Job, config: Config, mode: str) -> Iterator[loop.Event]:
+def tabled(job: loop.Job, config: Config, mode: str, bound: int | None) -> Iterator[loop.Event]:
     """The run of a job whose model lies in a table: in steps, or each rank at its own pace."""
     if mode == "bsp" or not job.shared:
         return loop.run(job)
     _check(config, mode)
     from engine.modes.table import Free
 
-    return Free(job).run()
+    return Free(job, bound).run()
 
 
 def _check(config: Config, mode: str) -> None:

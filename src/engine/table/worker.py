@@ -24,7 +24,8 @@ from engine.errors import ConfigError, DataError, StoreError
 from engine.kernels import _native
 from engine.models import sparse
 from engine.store.checkpoint import split
-from engine.table.shards import Store, open_table
+from engine.store.table import buckets_for
+from engine.table.shards import RANKS_A_NODE, Store, open_table
 from engine.types import Array, Batch, Block, Counts, Link, Schema, State, Update
 
 LEARNERS = ("ftrl", "adagrad", "sgd", "pa1", "pa2")
@@ -145,10 +146,14 @@ class Worker:
 
     # Whole model: checkpoints
 
-    def settle(self) -> None:
-        """All that any rank has pushed is at its owner (collective)."""
+    def settle_own(self) -> None:
+        """All that this rank has pushed is at its owner."""
         if hasattr(self.table, "flush"):
             self.table.flush()
+
+    def settle(self) -> None:
+        """All that any rank has pushed is at its owner (collective)."""
+        self.settle_own()
         self._link.barrier(name="pushes applied")
 
     def state(self) -> State:
@@ -216,6 +221,10 @@ def hire(config: Config, link: Link, schema: Schema) -> Worker:
     shard = config.shard
     share = int((schema.width + 1) / link.size * SPARE) + 4096
     rows = int(min(share, shard.rows) / (2 * LOAD))
+    held = _native.slab_bytes(buckets_for(rows), 4 * classes, 2 * RANKS_A_NODE)
+    if shard.memory and held > shard.memory:
+        raise ConfigError(f"shard.memory: expected {held} bytes or more for {rows} rows a rank, found {shard.memory}",
+                          fix=f"more ranks, a lower shard.rows, or shard.memory={held}")
     each = config.fault.ranks_per_node  # nodes that are told, for trying
     store = open_table(link, width=4 * classes, rows=rows, onesided=shard.onesided, service_mode=shard.service,
                        slots_bits=shard.slots_bits, timeout_s=config.loop.stall_timeout, combine=shard.combine,
@@ -233,7 +242,7 @@ def check(config: Config, link: Link, schema: Schema) -> None:
             (model.learner not in LEARNERS, f"a learner of {', '.join(LEARNERS)}", model.learner, "model.learner=ftrl"),
             (model.interactions, "keys that are in the rows", "model.interactions", "model.interactions=false"),
             (bool(model.scale), "no scaler", "model.scale", "model.scale=false"),
-            (mode not in ("bsp", "asp"), "mode bsp or asp", exchange.mode, "exchange.mode=asp"),
+            (mode not in ("bsp", "asp", "ssp"), "mode bsp, ssp:N or asp", exchange.mode, "exchange.mode=asp"),
             (exchange.codec != "exact", "codec exact", exchange.codec, "exchange.codec=exact"),
             (exchange.virtual > 0, "real ranks", f"exchange.virtual={exchange.virtual}", "leave out --reproducible"),
             (exchange.split == "keys", "split rows", "exchange.split=keys", "exchange.split=rows"),
