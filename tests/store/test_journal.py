@@ -1,6 +1,7 @@
 """Journals against a perfect list of records: replay, bounds, torn ends, every damaged byte."""
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,32 @@ def test_apply_replays_a_state_and_twice_is_once():
     assert state["clock"].data[0] == 8 and state["model"].version == 8
     with pytest.raises(FrameError, match="expected 17 rows"):
         apply(state, record(9, rows=17))
+
+
+def test_several_records_at_once_are_what_they_are_one_by_one():
+    rng = np.random.default_rng(11)
+    columns = (("w", "owner"),)
+    records = []
+    for version in range(1, 30):
+        at = np.sort(rng.choice(12, 5, replace=False)).astype(np.uint32)
+        changes = [Change("a", at, rng.standard_normal((5, 3)).astype(np.float32), 12, columns),
+                   Change("b", at, rng.standard_normal(5), 12)]
+        if version % 7 == 0:  # a whole block between rows
+            changes.insert(rng.integers(3), Change("a", None, rng.standard_normal((12, 3)).astype(np.float32), 12, columns))
+        records.append(Record(version, version - 1, tuple(changes)))
+
+    def begun():
+        return {"a": Block(np.zeros((12, 3), np.float32), columns), "b": Block(np.zeros(12))}
+
+    one, all_at_once = begun(), begun()
+    for each in records:
+        apply(one, each)
+    apply(all_at_once, *records)
+    for path in one:
+        assert np.array_equal(one[path].data, all_at_once[path].data) and one[path].version == all_at_once[path].version
+    with pytest.raises(FrameError, match="row 12 of 12"):
+        apply(begun(), replace(records[0], changes=(Change("b", np.array([3, 12, 4], np.uint32), np.zeros(3), 12),)))
+
 
 
 def filled(folder, count=6, **options):

@@ -197,7 +197,13 @@ def lay(unsigned char[:, :] to, const unsigned char[:, :] of):
         return
     a, b = &to[0, 0], &of[0, 0]
     with nogil:
-        if width == 12:  # the rows of a linear model
+        if width == 12 and there == 12 and here >= 16:  # the rows of a linear model: what is too much is written over by the next
+            for i in range(n - 1):
+                memcpy(a, b, 16)
+                a += 12
+                b += here
+            memcpy(a, b, 12)
+        elif width == 12:
             for i in range(n):
                 memcpy(a, b, 12)
                 a += there

@@ -107,6 +107,7 @@ class Durable:
         self.problems: list[str] = []
         self.last: list[memoryview] = []
         self._segments: list[_Segment] = []
+        self._found: list[Record] = []  # of a reader: what opening has verified is not decoded again
         self._handle = self._tip = -1
         self._serial = 0
         if not read_only:
@@ -153,6 +154,9 @@ class Durable:
 
     def since(self, version: int) -> Iterator[Record]:
         _held(self, version)
+        if self.read_only:
+            yield from [record for record in self._found if record.version > version]
+            return
         for segment in list(self._segments):
             if not segment.versions or segment.versions[-1] <= version:
                 continue
@@ -251,6 +255,8 @@ class Durable:
                 self.problems.append(f"{path.name}:{at}: {error.message}")
                 break
             self.chain = link_of([head_of(data[at : at + frame.size])])
+            if self.read_only:
+                self._found.append(record)
             segment.versions.append(record.version)
             segment.offsets.append(at)
             segment.end += frame.size

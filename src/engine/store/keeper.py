@@ -202,14 +202,15 @@ class Copy:
                 continue
             try:
                 state, meta = self._load(path, head, others or [], skip)
-                at = head.version
+                at, later = head.version, []
                 for record in self._records:
                     if at < record.version <= version:
                         if record.base != at:
                             raise FrameError(f"no record of step {at + 1}", where=str(self.folder))
-                        apply(state, record.without(skip))
+                        later.append(record.without(skip))
                         meta |= record.meta
                         at = record.version
+                apply(state, *later)
                 if at != version:
                     raise FrameError(f"records end at step {at}, expected {version}", where=str(self.folder))
                 return state, meta

@@ -22,6 +22,7 @@ import numpy as np
 from ..codec.frame import CODECS, CORE, KINDS, Frame, decode_frame, encode_frame, numpy_dtype
 from ..codec.index import index_decode, index_encode
 from ..errors import FrameError
+from ..kernels.rows import scatter
 from ..types import Array, Block, State
 
 HEAD = struct.Struct("<QQII16s")
@@ -140,22 +141,41 @@ def head_of(frame: memoryview) -> memoryview:
     return frame[: len(frame) - payload]
 
 
-def apply(state: State, record: Record) -> None:
-    """Bring `state` (this shard's blocks) from `record.base` to `record.version`, in place where shapes allow."""
-    for change in record.changes:
-        block = state.get(change.path)
-        if change.rows is None:
-            columns = change.columns or (block.columns if block else ())
-            state[change.path] = Block(change.data.copy(), columns, record.version)  # type: ignore[arg-type]
-            continue
-        if block is None or len(block.data) != change.total or block.data.shape[1:] != change.data.shape[1:]:
-            found = None if block is None else block.data.shape
-            raise FrameError(f"record {record.version}: {change.path} has shape {found}, "
-                             f"expected {change.total} rows of {change.data.shape[1:]}")
-        if len(change.rows) and int(change.rows[-1]) >= change.total:
-            raise FrameError(f"record {record.version}: row {int(change.rows[-1])} of {change.total} of {change.path}")
-        block.data[change.rows] = change.data
-        block.version = record.version
+def apply(state: State, *records: Record) -> None:
+    """Bring `state` (a shard's blocks) from the base of the first record to the last one's step, in place where shapes allow.
+
+    The rows of a block in several records are put there at once, in their order.
+    """
+    later: dict[str, list[Change]] = {}
+    for record in records:
+        for change in record.changes:
+            block = state.get(change.path)
+            if change.rows is None:
+                later.pop(change.path, None)
+                columns = change.columns or (block.columns if block else ())
+                state[change.path] = Block(change.data.copy(), columns, record.version)  # type: ignore[arg-type]
+                continue
+            if block is None or len(block.data) != change.total or block.data.shape[1:] != change.data.shape[1:]:
+                found = None if block is None else block.data.shape
+                raise FrameError(f"record {record.version}: {change.path} has shape {found}, "
+                                 f"expected {change.total} rows of {change.data.shape[1:]}")
+            if len(change.rows) and int(change.rows.max()) >= change.total:
+                raise FrameError(f"record {record.version}: row {int(change.rows.max())} of {change.total} of {change.path}")
+            later.setdefault(change.path, []).append(change)
+            block.version = record.version
+    for path, changes in later.items():
+        _put(state[path].data, changes)
+
+
+def _put(block: Array, changes: Sequence[Change]) -> None:
+    if not block.flags.c_contiguous or block.dtype.hasobject or any(change.data.dtype != block.dtype for change in changes):
+        for change in changes:
+            block[change.rows] = change.data
+    elif block.size:
+        rows = np.concatenate([change.rows for change in changes]).astype(np.uint32, copy=False)
+        data = np.concatenate([change.data for change in changes])
+        scatter(block.reshape(-1).view(np.uint8), block.nbytes // len(block), rows, data.reshape(-1).view(np.uint8),
+                np.zeros(1, np.uint8), 0, 62)
 
 
 assert CORE.size == 64
