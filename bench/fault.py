@@ -188,6 +188,42 @@ def inplace(setting: Setting) -> Iterator[Row]:
     yield from recovery(setting, "recover.inplace", 0.1, on_loss="shrink", action="kill", keys=22, ranks=3)
 
 
+@case("fault", "recover.inplace.nodes")
+def inplace_nodes(setting: Setting) -> Iterator[Row]:
+    """The same on three hosts (network namespaces), a rank and a node memory each, links of 1 Gb/s: copies at partners."""
+    from bench import net
+
+    with net.hosts(3, "1gbit") as names:
+        times = [on_nodes(names) for _ in range(3)]
+    yield row("recover.inplace.nodes", sorted(times)[1], "s", "none", spread=spread(times), bars={"value": "<= 0.5"},
+              worst=max(times), state_mb=2**22 * 12 / 1e6, ranks=3)
+
+
+def on_nodes(names: list[str]) -> float:
+    """Seconds from a kill on the second host to the next step that the other two commit."""
+    from bench import net
+    from engine.comm import repair
+
+    with tempfile.TemporaryDirectory(prefix="nodes") as made:  # launchers do not quote the agent's path
+        place, ulfm = Path(made), openmpi()
+        agent, audit, mark = place / "agent", place / "audit", place / "mark"
+        agent.write_text(net.PRIVATE)
+        agent.chmod(0o755)
+        (mpiexec, *options), env = net.line(names, [1] * len(names), str(agent))
+        env |= {"ENGINE_AUDIT": str(audit), "ENGINE_CRASH_MARK": str(mark), "ENGINE_CRASH": "own:1:8"}
+        before = [mpiexec, *repair.ULFM_FLAGS, *options] if ulfm else [mpiexec, *repair.SHIELD_FLAGS, *options, *repair.SHIELD]
+        env |= {} if ulfm else {"ENGINE_TIER": "shield"}
+        line = [sys.executable, "-m", "engine", "run", "--supervise", "-n", str(len(names)), "--on-loss", "shrink", "--",
+                *before, sys.executable, "-m", "engine", "train", "make:zipf?rows=6000&keys=22&nnz=10", "--run-dir", "-",
+                "--quiet", "loop.threads=1", "exchange.every=64", f"checkpoint.dir={place / 'ck'}",
+                "checkpoint.every=1000000rows"]
+        done = subprocess.run(line, env=environment() | env, capture_output=True, text=True, timeout=60,
+                              stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise RuntimeError(f"exit {done.returncode}: {(done.stdout + done.stderr)[-400:]}")
+        return until_step([json.loads(text) for text in audit.read_text().splitlines()], mark)
+
+
 @case("fault", "recover.relaunch")
 def relaunch(setting: Setting) -> Iterator[Row]:
     """Kill -> next committed step, all ranks anew: 50 MB of model, 4 MB of meters; the next launch in reserve, and from cold."""

@@ -84,6 +84,8 @@ while [[ "$1" == -* ]]; do case "$1" in -l|-o|-p) shift 2;; *) shift;; esac; don
 h=$1; shift
 exec ip netns exec "$h" unshare --uts bash -c "hostname $h; $*"
 """
+PRIVATE = AGENT.replace(  # a node's memory is its own
+    'unshare --uts bash -c "', 'unshare --uts --mount bash -c "mount -t tmpfs shm /dev/shm; ')
 SUBNET = "10.77.0.0/24"
 
 

@@ -13,7 +13,7 @@ from engine.config import resolve
 from engine.errors import ConfigError, PeerError
 from engine.modes import auto
 from engine.source import stream as streams
-from engine.survive import protect
+from engine.survive import live, protect
 
 ROWS = 3000
 
@@ -137,6 +137,8 @@ def test_any_one_node_may_be_wiped(tmp_path, mode):
     config = config_of(mode)
     first = stopped(3, config, tmp_path / "made", (25, 40, 40))
     assert all(len(life.shield._own.images) == 2 for life in first)  # images were brought forward meanwhile
+    # Workers are ahead of what is committed: what they hold must not pass for it when survivors go on in place.
+    assert all(live.stand(life.job, life.shield.at) is None for life in first)
     for node in range(3):
         root = tmp_path / str(node)
         shutil.copytree(tmp_path / "made", root)

@@ -56,6 +56,13 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, MPI.Exception) and error.Get_error_class() in classes
 
 
+def failed() -> list[int]:
+    """Ranks of the start that MPICH's process manager knows to be dead; none under another MPI, or without the shield."""
+    from mpi4py import MPI
+
+    return (_failed_of(MPI.COMM_WORLD) or []) if mode_cached() == "shield" else []
+
+
 def survivors(link: Any, *, least: int, timeout_s: float) -> Any:
     """A communicator of the living ranks of `link`; `least` = deaths known here. PeerError at the deadline (collective)."""
     global repaired

@@ -32,6 +32,7 @@ from engine.store.checkpoint import check_match
 from engine.store.keeper import Copy
 from engine.store.record import Change, Record
 from engine.survive import protect
+from engine.survive.word import Word
 from engine.types import Array, Block, Link, Schema, State
 from engine.watch.meter import Meter
 
@@ -159,6 +160,7 @@ class Apart(protect.Protection):
                 raise PeerError(f"nobody here can read what rank {member} kept", fix="the supervisor starts the run again")
             heirs[member] = able[at % len(able)]
         self.pulse.excuse(dead)
+        self.word = Word() if self.word else None
         self.link, self._members = link, said
         if hasattr(link, "alarm"):
             link.alarm = self.why

@@ -46,6 +46,7 @@ from engine.survive.flush import Flush
 from engine.survive.parts import assembled, digest, removed
 from engine.survive.pulse import Pulse, die_with_parent, fence, fenced, home
 from engine.survive.ring import Ring
+from engine.survive.word import Word
 from engine.types import Array, Block, Link, Schema, State
 
 WIDE_BYTES = 4096  # a row wider than this is kept element by element
@@ -119,7 +120,7 @@ class Protection:
         limits = Limits(config.fault.frozen, config.fault.hung, min(0.02, config.fault.frozen / 5))
         self.pulse: Pulse = jobs.agreed(link, lambda: Pulse(root, self.epoch, link.rank, link.size, limits,
                                                             lambda text: audit("fence", why=text)), "heartbeat")
-        self.ring = self._ringed(hosts)
+        self.ring, self.word = self._ringed(hosts), Word() if len(set(hosts)) > 1 else None
         if hasattr(link, "alarm"):
             link.alarm = self.why
         again = self.epoch > 1 or os.environ.get("ENGINE_ATTEMPT", "0") != "0"
@@ -160,7 +161,7 @@ class Protection:
 
     def why(self) -> str:
         """Why every wait must be called off: a neighbour that is gone, or a host that is silent; "" where all is well."""
-        return self.pulse.why() or (self.ring.why() if self.ring is not None else "")
+        return self.pulse.why() or (self.word.why() if self.word else "") or (self.ring.why() if self.ring is not None else "")
 
     @property
     def at(self) -> live.Stand:

@@ -21,6 +21,7 @@ from engine.errors import ConfigError, PeerError
 from engine.modes.post import Post
 from engine.store.record import Record
 from engine.survive import protect
+from engine.survive.live import Stand
 from engine.survive.partner import Copies, packed
 from engine.types import Array, Schema, Update
 
@@ -40,6 +41,11 @@ class Rounds(protect.Protection):
     modes = ("ssp", "hybrid", "auto")
     _post: Post | None = None
     place = staticmethod(protect.place)
+
+    @property
+    def at(self) -> Stand:
+        """Nowhere: the workers of a rank are ahead of what is committed, so a recovery in place reads node memory."""
+        return -1, -1, 0
 
     def begin(self, job: loop.Job, schema: Schema) -> None:
         """The job's state as it is becomes this epoch's base (collective)."""
