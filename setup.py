@@ -1,5 +1,6 @@
 """Native parts only; everything else is in pyproject.toml. Nothing here knows of MPI or of this machine's ISA."""
 import os
+import re
 from glob import glob
 
 import numpy
@@ -10,11 +11,20 @@ from setuptools import Extension, setup
 HEADERS = glob("csrc/**/*.h", recursive=True)
 
 
+def inputs(path: str, seen: set[str]) -> set[str]:
+    """`path` and all headers of ours that it includes, near or far."""
+    if path not in seen:
+        seen.add(path)
+        for name in re.findall(r'^#include "([^"]+)"', open(path, encoding="utf-8").read(), re.MULTILINE):
+            for root in (os.path.dirname(path), "csrc", "csrc/include"):
+                if os.path.exists(found := os.path.normpath(os.path.join(root, name))):
+                    inputs(found, seen)
+    return seen
+
+
 def changed(obj: str, src: str) -> bool:
-    """True if `src`, a header of its folder, or a header that several share is newer than `obj`."""
-    family = os.path.dirname(src)
-    inputs = [src, "csrc/kernel.h", "csrc/text/ops.h", *(h for h in HEADERS if family.endswith(("bind", "embed")) or os.path.dirname(h) == family)]
-    return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs)
+    """True if `src` or a header that it includes is newer than `obj`."""
+    return not os.path.exists(obj) or any(os.path.getmtime(path) > os.path.getmtime(obj) for path in inputs(src, set()))
 
 
 ParallelCompile("ENGINE_JOBS", default=0, needs_recompile=changed).install()
