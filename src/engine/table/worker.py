@@ -23,6 +23,7 @@ from engine.config import Config
 from engine.errors import ConfigError, DataError, StoreError
 from engine.kernels import _native
 from engine.models import sparse
+from engine.settings import Fault
 from engine.store.checkpoint import split
 from engine.store.table import buckets_for
 from engine.table.shards import RANKS_A_NODE, Store, open_table
@@ -250,8 +251,10 @@ def check(config: Config, link: Link, schema: Schema) -> None:
             (exchange.damp > 0, "no damping", f"exchange.damp={exchange.damp:g}", "exchange.damp=0"),
             (exchange.balance, "each rank's own pace", "exchange.balance", "exchange.balance=false"),
             (exchange.ease, "fixed steps", "exchange.ease", "exchange.ease=false"),
-            (jobs.looked_at(config), "checkpoints alone to read the model", "copies in node memory (--supervise), a strategy, "
-             "drift detection, a gate or publishing", "fault.memory=off, update.strategy=incremental, and --checkpoint"),
+            (jobs.looked_at(replace(config, fault=Fault(memory="off"))), "checkpoints alone to read the model",
+             "a strategy, drift detection, a gate or publishing", "update.strategy=incremental without them"),
+            (jobs.looked_at(config), "checkpoints alone to keep the model", "copies in node memory (--supervise)",
+             "fault.memory=off and --checkpoint"),
             (link.size > 1 and not isinstance(link, World), "messages over the MPI", f"a {type(link).__name__}",
              "transport.between=mpi")):
         if bad:
