@@ -84,7 +84,7 @@ class Engine:
         self.link = jobs.connect(given, timeout_s=self.config.loop.stall_timeout)
         try:
             sync.vote(self.link, [0], error, name="open")
-            sync.same(self.link, self.config.digest(), "the configuration")
+            sync.same(self.link, self.config.flat(), "the configuration")
             if self.config.embed.width:
                 self._begin(self.config.embed.width)
         except BaseException:

@@ -42,7 +42,7 @@ class Session:
         self.link: Link = comm if isinstance(comm, Link) else jobs.connect(comm, timeout_s=self.config.loop.stall_timeout)
         self._stream: Stream | None = None
         try:
-            sync.same(self.link, (self.schema, self.config.digest()), "the configuration")
+            sync.same(self.link, {"rows": self.schema, **self.config.flat()}, "the configuration")
             whole = grid.named(self.config.data.rule)
             if (self.config.exchange.split == "keys" or whole) and self.link.size > 1:
                 found = f"data.rule={self.config.data.rule}" if whole else "exchange.split=keys"

@@ -358,6 +358,10 @@ class Config:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)
 
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its full name."""
+        return {f"{section}.{key}": value for section, values in self.to_dict().items() for key, value in values.items()}
+
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 

@@ -205,7 +205,7 @@ def train(config: Config, guard: Guard, *, source: Source | None = None, title: 
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
     standby.hold(guard)
-    sync.same(link, config.digest(), "the configuration")
+    sync.same(link, config.flat(), "the configuration")
     link = between(link, config, guard.watch, bool(protect.run_id(config)))
     opened = jobs.open_agreed(config, link, source)
     jobs.settle(config, opened.schema)

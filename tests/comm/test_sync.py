@@ -73,6 +73,8 @@ def test_different_configurations_are_named():
     def work(link):
         with pytest.raises(PeerError, match=r"rank 0 has 'a', rank 2 has 'b'"):
             sync.same(link, "b" if link.rank == 2 else "a", "the configuration")
+        with pytest.raises(PeerError, match=r"rank 0 has \{'rate': 1\}, rank 2 has \{'rate': 2\}"):
+            sync.same(link, {"rate": 1 + (link.rank == 2), "kind": "linear"}, "the configuration")
         sync.same(link, "same", "the configuration")
         return True
 

@@ -98,7 +98,7 @@ def _bounds(link: Link, keys: Array) -> Array:
 
 
 def same(link: Link, value: Any, what: str) -> None:
-    """An error on every rank, naming both values, if `value` differs between ranks (compared by repr)."""
+    """An error on every rank, naming both values, if `value` differs between ranks (by repr); of dicts what differs."""
     from engine.comm.world import hash_name
     from engine.errors import PeerError
 
@@ -107,6 +107,9 @@ def same(link: Link, value: Any, what: str) -> None:
         return
     other = int(np.flatnonzero(table != table[0])[0])
     first, found = link.bcast(value, root=0, name=what), link.bcast(value, root=other, name=what)
+    if isinstance(first, dict) and isinstance(found, dict):
+        odd = [name for name in {**first, **found} if repr(first.get(name)) != repr(found.get(name))]
+        first, found = ({name: held.get(name) for name in odd} for held in (first, found))
     raise PeerError(
         f"{what} differs between ranks: rank 0 has {first!r}, rank {other} has {found!r}",
         fix="start every rank with the same configuration",
