@@ -132,6 +132,12 @@ def test_a_main_thread_that_stands_still_is_named_with_its_operation(tmp_path):
     assert "rank 0 has been in 'reading piece 4'" in err and "most recent call first" in err
 
 
+def test_a_host_is_not_watched_when_its_job_is_over(tmp_path):
+    body = "import engine.guard\nhost = engine.guard.Guard()\nhost.start(0, 0.2)\nhost.rest()\ntime.sleep(1)\nprint('lives', flush=True)"
+    out, err = (child := program(body, tmp_path)).communicate(timeout=20)
+    assert (child.returncode, out) == (0, "lives\n"), err
+
+
 def test_waiting_for_others_is_not_standing_still(tmp_path):
     child = program("guard.start(0, 0.3)\nwith guard.watch('allreduce'): time.sleep(1)\nprint('waited', flush=True)", tmp_path)
     out, err = child.communicate(timeout=20)

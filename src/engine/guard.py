@@ -80,10 +80,11 @@ class Guard:
     def __init__(self) -> None:
         self.rank, self.stop = 0, ""
         self._name, self._since, self._waiting = "start", time.monotonic(), False
-        self._timeout_s, self._heeded = 0.0, False
+        self._timeout_s, self._heeded, self._watches, self._installed = 0.0, False, 0, False
 
     def install(self) -> None:
         """Hooks for uncaught exceptions in any thread, and signal handlers; thread pools held to one thread a rank."""
+        self._installed = True
         for name in CAPS:
             os.environ.setdefault(name, "1")
         keep_memory()
@@ -139,14 +140,21 @@ class Guard:
         self._name, self._since, self._heeded = name, time.monotonic(), True
 
     def start(self, rank: int, timeout_s: float) -> None:
-        """Starts the watchdog thread of this rank."""
+        """Starts the watchdog thread of this rank, in place of one that was there."""
         self.rank, self._timeout_s = rank, timeout_s
         self.beat("start")
-        threading.Thread(target=self._patrol, name="watchdog", daemon=True).start()
+        self._watches += 1
+        threading.Thread(target=self._patrol, args=(self._watches,), name="watchdog", daemon=True).start()
 
-    def _patrol(self) -> None:
+    def rest(self) -> None:
+        """The job is over: a host that goes on does not stall, so the watchdog ends; our own program is watched to its end."""
+        self._watches += not self._installed
+
+    def _patrol(self, watch: int) -> None:
         while True:
             time.sleep(min(1.0, self._timeout_s / 10))
+            if watch != self._watches:
+                return
             late_s = time.monotonic() - self._since
             if not self._waiting and late_s > self._timeout_s:
                 faulthandler.dump_traceback(all_threads=True)

@@ -201,6 +201,13 @@ def staleness(job: loop.Job) -> dict[str, float]:
 
 def train(config: Config, guard: Guard, *, source: Source | None = None, title: str = "") -> dict[str, Any]:
     """Learn `config.data.source` (or `source`) to its end; the summary at rank 0. Preempted where a signal stopped it."""
+    try:
+        return _train(config, guard, source, title)
+    finally:
+        guard.rest()
+
+
+def _train(config: Config, guard: Guard, source: Source | None, title: str) -> dict[str, Any]:
     if not config.data.source and source is None:
         raise ConfigError("no source given", fix="engine train FILE, or data.source in the configuration")
     link = link_up(config, guard)
