@@ -133,7 +133,8 @@ def test_a_main_thread_that_stands_still_is_named_with_its_operation(tmp_path):
 
 
 def test_a_host_is_not_watched_when_its_job_is_over(tmp_path):
-    body = "import engine.guard\nhost = engine.guard.Guard()\nhost.start(0, 0.2)\nhost.rest()\ntime.sleep(1)\nprint('lives', flush=True)"
+    body = "host = engine.guard.Guard()\nhost.start(0, 0.2)\nhost.rest()\ntime.sleep(1)\nprint('lives', flush=True)"
+    body = "import engine.guard\n" + body
     out, err = (child := program(body, tmp_path)).communicate(timeout=20)
     assert (child.returncode, out) == (0, "lives\n"), err
 
