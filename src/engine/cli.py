@@ -343,6 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         guard.install()
         code = VERBS[args.verb](args, guard)
         _finalize()
+        guard.rest(finished=True)
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

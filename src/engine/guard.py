@@ -146,9 +146,9 @@ class Guard:
         self._watches += 1
         threading.Thread(target=self._patrol, args=(self._watches,), name="watchdog", daemon=True).start()
 
-    def rest(self) -> None:
+    def rest(self, *, finished: bool = False) -> None:
         """The job is over: a host that goes on does not stall, so the watchdog ends; our own program is watched to its end."""
-        self._watches += not self._installed
+        self._watches += finished or not self._installed
 
     def _patrol(self, watch: int) -> None:
         while True:

@@ -1,12 +1,13 @@
 """Models as ONNX: another runtime predicts from the file what `engine predict` prints from the checkpoint."""
 import csv
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from engine import job as jobs
-from engine.cli import configured, main, parse
+from engine.cli import configured, parse
 from engine.errors import ConfigError
 from engine.guard import Guard
 from engine.source.read import open_source
@@ -91,7 +92,8 @@ def test_rows_of_keys_are_told_by_keys_and_values(tmp_path, settings):
 
 def check(tmp_path, source, task, *settings):
     folder = learned(tmp_path, source, *settings)
-    assert main(["ckpt", "export", folder, "-o", str(tmp_path / "m.onnx")]) == 0
+    line = [sys.executable, "-m", "engine", "ckpt", "export", folder, "-o", str(tmp_path / "m.onnx")]
+    subprocess.run(line, check=True, timeout=120)
     said = printed(tmp_path, folder, source)
     meta = latest(folder).meta
     options = jobs.source_options(configured(parse(["train", source, *settings])))
