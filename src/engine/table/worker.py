@@ -11,6 +11,7 @@ batch's rows were read; how many pushes of others a read missed is counted by th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +46,10 @@ class Worker:
         self.classes, self._bias = options["classes"], bool(options["bias"])
         self.table.node.merges(options["learner"], options["merge"], [options[name] for name in ("rate", "beta", "l1", "l2")])
         link.barrier(name="rule of the table")
+        self._waiting: Callable[[str], Any] = nullcontext
         if isinstance(link, World):
             link.serve = self.table.poll  # who waits for others answers them
+            self._waiting = link.waiting
         self._g = 0 if (options["learner"], options["merge"]) == ("ftrl", "owner") else 3  # column of the sum of gradients
         self.models = [self]
         self.counts = Counts()
@@ -70,7 +73,8 @@ class Worker:
         keys, versions, sums, local = self._fetch(batch)
         scores: Array = self._model.learn(local)
         self._push(self._model.update(), keys, versions, sums)
-        self.table.clock()
+        with self._waiting("clock of the table"):
+            self.table.clock()
         return scores
 
     def _fetch(self, batch: Batch) -> tuple[Array, Array, Array, Batch]:
@@ -87,7 +91,8 @@ class Worker:
         each[count] = self.width
         keys = each[: count + self._bias]
         versions = np.empty(len(keys), np.uint32)
-        rows = self.table.get(keys, versions=versions).reshape(-1, 4)
+        with self._waiting("rows of the table"):
+            rows = self.table.get(keys, versions=versions).reshape(-1, 4)
         if count > self._model.options["width"]:
             self._grow(count)
         self._model.fill(rows[:, :3])
@@ -116,7 +121,8 @@ class Worker:
             rows, at = np.unique(rows, return_inverse=True)
             items = np.zeros((len(rows), self.classes, 7), np.float32)
             items[at, label] = sent
-        after = self.table.inc(keys[rows], items.reshape(len(rows), -1), op="merge")
+        with self._waiting("push to the table"):
+            after = self.table.inc(keys[rows], items.reshape(len(rows), -1), op="merge")
         if self._bias and after[-1]:
             self._missed((int(after[-1]) - int(versions[-1])) // 2 - 1)
 
