@@ -18,9 +18,10 @@ def on_terminal(*args, limit_s=90, **env):
     child = subprocess.Popen([sys.executable, "-m", "engine", *args], stdin=subprocess.DEVNULL, stdout=side, stderr=side,
                              env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **env})
     os.close(side)
-    said, until = b"", time.monotonic() + limit_s
+    said, until, ready = b"", time.monotonic() + limit_s, select.poll()
+    ready.register(main, select.POLLIN | select.POLLHUP)
     while time.monotonic() < until:
-        if select.select([main], [], [], 0.5)[0]:
+        if ready.poll(500):
             try:
                 found = os.read(main, 65536)
             except OSError:

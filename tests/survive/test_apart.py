@@ -95,7 +95,7 @@ def finished(owner):
                          [(1, "after", 9), (0, "before", 5), (2, "after", 30), (0, "after", 1)])
 def test_survivors_learn_on_and_each_push_is_applied_once(tmp_path, victim, when, intervals):
     config, size = config_of(), 3
-    again, died = group(size - 1, timeout_s=30), threading.Event()
+    again, died = group(size - 1, timeout_s=60), threading.Event()
 
     def work(link):
         owner, shield, told, _ = prepared(link, config, tmp_path)
@@ -150,7 +150,7 @@ def until(owner, shield, died, victim):
 
 def test_an_heir_that_dies_before_it_has_taken_what_it_read_has_an_heir_of_both(tmp_path):
     config = config_of()
-    three, two, died = group(3, timeout_s=5), group(2, timeout_s=30), [threading.Event(), threading.Event()]
+    three, two, died = group(3, timeout_s=15), group(2, timeout_s=60), [threading.Event(), threading.Event()]
 
     def work(link):
         owner, shield, told, _ = prepared(link, config, tmp_path)
