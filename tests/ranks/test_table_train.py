@@ -1,7 +1,6 @@
 """Training over the parameter table on real ranks: loss beside one rank's, rows once, memory shared out, resumed."""
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +88,7 @@ from engine.table.worker import Worker
 learn, seen = Worker._learn, []
 def stops(self, batch):
     seen.append(1)
-    if self._link.rank == 1 and len(seen) == 20:
+    if self._link.rank == 1 and len(seen) == 200:  # between two reports, for which all would meet
         with self._waiting("sleep"):  # its own watchdog would name it as soon as rank 0 does
             time.sleep(30)  # an owner that answers nobody
     return learn(self, batch)
@@ -104,8 +103,7 @@ def test_an_owner_that_does_not_answer_is_named_at_the_deadline(mpirun, tmp_path
     done = mpirun(2, [program, "train", "make:zipf?rows=50000&keys=16", "--place", "table", "--mode", "asp", "--threads", 1,
                       "shard.service=inline", "fault.ranks_per_node=1", "--stall-timeout", 2, "--run-dir", "-"], timeout_s=25)
     assert done.returncode != 0
-    # in a request to it, or where all pushes have to be applied, as it happens to stop
-    assert re.search(r"rank 0 waited 2(\.0)? s in '[^']+'.* rank 1", done.stderr), done.stderr
+    assert "rank 0 waited 2 s in 'table 0: " in done.stderr and "for the reply of rank 1" in done.stderr
 
 
 @pytest.mark.ranks(3)
